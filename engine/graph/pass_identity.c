@@ -1,0 +1,78 @@
+/* Nodes that hand on what they get: Identity, Dropout, a Cast to the same type, a Reshape to the
+ * same shape, … Whoever reads their output reads their input instead. */
+#include "engine/graph/passes.h"
+
+/* Operators whose output 0 has the elements of input 0, in that order; with the same shape and
+ * type it is the same value. */
+static bool keeps_elements(const struct pass *p, uint32_t n)
+{
+    static const char *const names[] = {"Identity", "Dropout", "Cast",    "CastLike",
+                                        "Reshape",  "Flatten", "Squeeze", "Unsqueeze"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        if (pass_node(p, n, names[i]) != NULL)
+            return true;
+    }
+    return false;
+}
+
+/* Whether node n can be passed by. The caller's memory for a graph output has to be written. */
+static bool changes_nothing(const struct pass *p, uint32_t n, const bool *is_output)
+{
+    const struct graph_node *node = &p->g->nodes[n];
+    if (node->out[0] == GRAPH_NONE || is_output[node->out[0]] || !keeps_elements(p, n))
+        return false;
+    for (size_t i = 1; i < node->out_count; i++) {
+        if (node->out[i] != GRAPH_NONE && p->uses[node->out[i]] > 0)
+            return false;
+    }
+    return pass_alike(p, node->in[0], node->out[0]);
+}
+
+static enum cvd_status rewire(struct pass *p, uint32_t n, const uint32_t *same)
+{
+    const struct graph_node *node = &p->g->nodes[n];
+    bool any = false;
+    for (size_t i = 0; i < node->in_count; i++)
+        any |= node->in[i] != GRAPH_NONE && same[node->in[i]] != node->in[i];
+    if (!any)
+        return CVD_STATUS_OK;
+    struct graph_node copy = *node;
+    uint32_t *in = mem_arena_alloc(p->g->arena, node->in_count * sizeof(*in));
+    if (in == NULL)
+        return pass_no_memory(p);
+    for (size_t i = 0; i < node->in_count; i++)
+        in[i] = node->in[i] != GRAPH_NONE ? same[node->in[i]] : GRAPH_NONE;
+    copy.in = in;
+    return pass_replace(p, n, &copy);
+}
+
+/* `same` holds, by value, the one that it is another name for, often itself. */
+static enum cvd_status pass_by(struct pass *p, uint32_t *same, bool *is_output)
+{
+    const struct graph *g = p->g;
+    for (uint32_t v = 0; v < p->count; v++) {
+        same[v] = v;
+        is_output[v] = false;
+    }
+    for (uint32_t i = 0; i < g->output_count; i++)
+        is_output[g->outputs[i]] = true;
+    for (uint32_t n = 0; n < g->node_count; n++) {
+        enum cvd_status status = rewire(p, n, same);
+        if (status != CVD_STATUS_OK)
+            return status;
+        if (changes_nothing(p, n, is_output))
+            same[g->nodes[n].out[0]] = g->nodes[n].in[0];
+    }
+    return CVD_STATUS_OK;
+}
+
+enum cvd_status pass_identity(struct pass *p)
+{
+    uint32_t *same = mem_alloc(p->count * sizeof(*same));
+    bool *is_output = mem_alloc(p->count * sizeof(*is_output));
+    enum cvd_status status =
+        same != NULL && is_output != NULL ? pass_by(p, same, is_output) : pass_no_memory(p);
+    mem_free(same);
+    mem_free(is_output);
+    return status;
+}

@@ -1,0 +1,23 @@
+/* Fills the kernel table of a CPU level: from the lowest up, each level overwriting what it does
+ * better. */
+#include "engine/kernels/kernels.h"
+
+#include <string.h>
+
+void kernels_init(struct kernels *k, enum cvd_cpu level)
+{
+    memset(k, 0, sizeof *k);
+    k->level = level;
+    kernels_init_c(k);
+    kernels_init_peak_c(k);
+#if defined(__x86_64__)
+    if (level < CVD_CPU_AVX2)
+        return;
+    kernels_init_avx2(k);
+    kernels_init_peak_avx2(k);
+    if (level < CVD_CPU_AVX512)
+        return;
+    kernels_init_avx512(k);
+    kernels_init_peak_avx512(k);
+#endif
+}

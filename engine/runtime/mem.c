@@ -1,0 +1,167 @@
+/* Aligned blocks, address space for runs, bump arenas, and the hook that makes any of them fail. */
+#include "engine/runtime/mem.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define CHUNK_FIRST_BYTES ((size_t)4 << 10)
+#define CHUNK_MAX_BYTES   ((size_t)1 << 20)
+#define CHUNK_LARGE_BYTES                                                                 \
+    ((size_t)32 << 10)               /* pieces from this size on get a chunk of their own \
+                                      */
+#define ARENA_ALIGN     ((size_t)16) /* what malloc guarantees on 64-bit machines */
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+
+/* The engine's only mutable state outside its objects. Allocation failure has to be provoked at
+ * every call site, most of which know no engine that could carry the counter; it is atomic because
+ * workers allocate too, and it is 0 except in tests. */
+static atomic_size_t fail_countdown;
+static atomic_bool fail_forever;
+
+void mem_fail_after(size_t n, bool forever)
+{
+    atomic_store(&fail_forever, forever);
+    atomic_store(&fail_countdown, n);
+}
+
+/* Whether this allocation is one that mem_fail_after() asked to fail. */
+static bool must_fail(void)
+{
+    size_t left = atomic_load_explicit(&fail_countdown, memory_order_relaxed);
+    while (left != 0) {
+        if (left == 1 && atomic_load(&fail_forever))
+            return true;
+        if (atomic_compare_exchange_weak(&fail_countdown, &left, left - 1))
+            return left == 1;
+    }
+    return false;
+}
+
+void *mem_alloc(size_t bytes)
+{
+    size_t rounded;
+    if (must_fail() || !mem_round_up(bytes ? bytes : 1, &rounded))
+        return NULL;
+    return aligned_alloc(MEM_ALIGN, rounded);
+}
+
+void mem_free(void *block)
+{
+    free(block);
+}
+
+void *mem_map(size_t bytes)
+{
+    if (must_fail())
+        return NULL;
+    void *block = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (block == MAP_FAILED)
+        return NULL;
+    /* Only advice: a kernel without huge pages refuses it and the mapping is as good. */
+    if (bytes >= HUGE_PAGE_BYTES)
+        (void)madvise(block, bytes, MADV_HUGEPAGE);
+    return block;
+}
+
+void mem_unmap(void *block, size_t bytes)
+{
+    if (block)
+        (void)munmap(block, bytes ? bytes : 1);
+}
+
+struct chunk {
+    struct chunk *next;
+    void *pad; /* keeps what follows aligned to ARENA_ALIGN */
+};
+_Static_assert(sizeof(struct chunk) % ARENA_ALIGN == 0, "pieces begin after the chunk's header");
+
+struct mem_arena {
+    struct chunk *chunks;
+    char *pos; /* free part of the chunk that is being filled */
+    size_t left;
+    size_t next_chunk_bytes;
+};
+
+struct mem_arena *mem_arena_create(void)
+{
+    struct mem_arena *arena = must_fail() ? NULL : calloc(1, sizeof(*arena));
+    if (arena)
+        arena->next_chunk_bytes = CHUNK_FIRST_BYTES;
+    return arena;
+}
+
+void mem_arena_destroy(struct mem_arena *arena)
+{
+    if (!arena)
+        return;
+    for (struct chunk *c = arena->chunks, *next; c; c = next) {
+        next = c->next;
+        free(c);
+    }
+    free(arena);
+}
+
+/* A zeroed chunk, linked into the arena; returns its first usable byte. */
+static char *add_chunk(struct mem_arena *arena, size_t usable_bytes)
+{
+    size_t total;
+    if (must_fail() || !mem_add(usable_bytes, sizeof(struct chunk), &total))
+        return NULL;
+    struct chunk *c = calloc(1, total);
+    if (!c)
+        return NULL;
+    c->next = arena->chunks;
+    arena->chunks = c;
+    return (char *)(c + 1);
+}
+
+void *mem_arena_alloc(struct mem_arena *arena, size_t bytes)
+{
+    size_t rounded;
+    if (!mem_add(bytes ? bytes : 1, ARENA_ALIGN - 1, &rounded))
+        return NULL;
+    rounded &= ~(ARENA_ALIGN - 1);
+    if (rounded > arena->left) {
+        if (rounded >= CHUNK_LARGE_BYTES)
+            return add_chunk(arena, rounded);
+        size_t room = arena->next_chunk_bytes;
+        while (room < rounded)
+            room *= 2;
+        char *first = add_chunk(arena, room);
+        if (!first)
+            return NULL;
+        arena->pos = first;
+        arena->left = room;
+        if (room < CHUNK_MAX_BYTES)
+            arena->next_chunk_bytes = room * 2;
+    }
+    void *piece = arena->pos;
+    arena->pos += rounded;
+    arena->left -= rounded;
+    return piece;
+}
+
+void *mem_arena_alloc_aligned(struct mem_arena *arena, size_t bytes)
+{
+    size_t padded;
+    if (!mem_add(bytes, MEM_ALIGN - ARENA_ALIGN, &padded))
+        return NULL;
+    char *piece = mem_arena_alloc(arena, padded);
+    if (!piece)
+        return NULL;
+    return piece + (-(uintptr_t)piece & (MEM_ALIGN - 1));
+}
+
+char *mem_arena_strndup(struct mem_arena *arena, const char *text, size_t len)
+{
+    size_t bytes;
+    if (!mem_add(len, 1, &bytes))
+        return NULL;
+    char *copy = mem_arena_alloc(arena, bytes);
+    if (copy && len > 0)
+        memcpy(copy, text, len);
+    return copy;
+}

@@ -1,0 +1,411 @@
+/*
+ * Running a plan.
+ *
+ * A session has one slot for each worker: an arena and the tensors that point into it. A batch is
+ * cut into parts of whole images, each of which runs through all steps in one slot, on one thread,
+ * without ever waiting for the others. Where that is not possible (one image, or a step that mixes
+ * images) the steps run one after the other in slot 0 and their operators split the work.
+ *
+ * Slots and scratch are one reservation of address space: what no run touches costs nothing, so a
+ * slot builds its tables when it is first used.
+ */
+#include <convd/session.h>
+
+#include "engine/runtime/cpu.h"
+#include "engine/runtime/model.h"
+
+#include <string.h>
+
+/* A part's arena should stay in a core's own cache, which has 1 MiB or more in servers of today. */
+#define PART_BYTES ((size_t)1 << 20)
+
+/* Slots begin on pages of their own. */
+#define PAGE_BYTES ((size_t)4096)
+
+/* A tensor that lies in the caller's memory, and where its address has to be filled in. */
+struct external {
+    uint32_t value;
+    uint32_t out; /* its place among all steps' outputs, or GRAPH_NONE */
+};
+
+/* One worker's view of the plan; the tables follow it in its slot. */
+struct slot {
+    int64_t batch;                /* images that the tables are set up for; 0 at first */
+    struct op_tensor *tensors;    /* by plan value */
+    const struct op_tensor **ins; /* all steps' inputs, one after the other */
+    struct op_output *outs;       /* all steps' outputs */
+    char *arena;
+};
+
+struct cvd_session {
+    const struct cvd_model *model;
+    const struct plan *plan;
+    int64_t max_batch;
+    int64_t part_batch; /* most images of a part; 0: batches cannot be cut */
+    unsigned slots;
+    size_t ins, outs;                       /* of all steps */
+    size_t *offsets;                        /* by buffer */
+    size_t *input_strides, *output_strides; /* bytes between images; 0 where images share it */
+    struct external *externals;
+    size_t external_count;
+    char *memory; /* slots, then scratch */
+    size_t memory_bytes, slot_bytes, arena_offset, scratch_stride;
+};
+
+/* ---- creation ---- */
+
+static enum cvd_status no_memory(struct cvd_error *err, int64_t batch)
+{
+    return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "no memory to run batches of %lld images",
+                         (long long)batch);
+}
+
+/* The largest part whose intermediate results fit into PART_BYTES, at least 1 and no more than a
+ * slot's share. The total grows almost in proportion to the batch, so two layouts tell. */
+static enum cvd_status choose_part(struct cvd_session *s, struct cvd_error *err)
+{
+    size_t one, two;
+    int64_t share = (s->max_batch - 1) / (int64_t)s->slots + 1;
+    s->part_batch = 1;
+    if (share == 1)
+        return CVD_STATUS_OK;
+    enum cvd_status status = plan_layout(s->plan, 1, s->offsets, &one, err);
+    if (status == CVD_STATUS_OK)
+        status = plan_layout(s->plan, 2, s->offsets, &two, err);
+    if (status != CVD_STATUS_OK)
+        return status;
+    if (one < PART_BYTES) {
+        size_t more = two > one ? (PART_BYTES - one) / (two - one) : SIZE_MAX;
+        s->part_batch += more < (size_t)share - 1 ? (int64_t)more : share - 1;
+    }
+    return CVD_STATUS_OK;
+}
+
+/* Bytes of input or output v for the largest batch must be countable; *stride is 0 for a value that
+ * the batch does not change. */
+static bool check_external(const struct cvd_session *s, const struct plan_value *v, size_t *stride)
+{
+    size_t one, total;
+    plan_bytes(v, &one, stride);
+    return mem_mul(*stride, (size_t)s->max_batch - 1, &total) && mem_add(total, one, &total) &&
+           total <= PTRDIFF_MAX;
+}
+
+static bool set_strides(struct cvd_session *s)
+{
+    const struct plan *plan = s->plan;
+    s->input_strides = mem_alloc(plan->input_count * sizeof(*s->input_strides));
+    s->output_strides = mem_alloc(plan->output_count * sizeof(*s->output_strides));
+    bool fits = s->input_strides != NULL && s->output_strides != NULL;
+    for (uint32_t i = 0; i < plan->input_count && fits; i++)
+        fits = check_external(s, &plan->values[plan->inputs[i]], &s->input_strides[i]);
+    for (uint32_t i = 0; i < plan->output_count && fits; i++)
+        fits = check_external(s, &plan->values[plan->outputs[i]], &s->output_strides[i]);
+    return fits;
+}
+
+static bool is_external(const struct plan_value *v)
+{
+    return v->place == PLAN_INPUT || v->place == PLAN_OUTPUT;
+}
+
+static bool list_externals(struct cvd_session *s)
+{
+    const struct plan *plan = s->plan;
+    size_t count = 0;
+    for (uint32_t v = 0; v < plan->value_count; v++)
+        count += is_external(&plan->values[v]);
+    uint32_t *places = mem_alloc(plan->value_count * sizeof(*places)); /* by value */
+    s->externals = mem_alloc(count * sizeof(*s->externals));
+    if (places == NULL || s->externals == NULL) {
+        mem_free(places);
+        return false;
+    }
+    for (uint32_t v = 0; v < plan->value_count; v++)
+        places[v] = GRAPH_NONE;
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        for (size_t o = 0; o < plan->steps[i].out_count; o++, next++) {
+            if (plan->steps[i].out[o] != GRAPH_NONE)
+                places[plan->steps[i].out[o]] = next;
+        }
+    }
+    for (uint32_t v = 0; v < plan->value_count; v++) {
+        if (is_external(&plan->values[v]))
+            s->externals[s->external_count++] = (struct external){.value = v, .out = places[v]};
+    }
+    mem_free(places);
+    return true;
+}
+
+/* Adds room for `count` items to *offset, which stays a multiple of MEM_ALIGN. */
+static bool reserve(size_t *offset, size_t count, size_t item_bytes)
+{
+    size_t bytes;
+    return mem_mul(count, item_bytes, &bytes) && mem_add(*offset, bytes, offset) &&
+           mem_round_up(*offset, offset);
+}
+
+static bool map_memory(struct cvd_session *s, size_t arena_bytes)
+{
+    size_t slot = 0, total, scratch;
+    if (!reserve(&slot, 1, sizeof(struct slot)) ||
+        !reserve(&slot, s->plan->value_count, sizeof(struct op_tensor)) ||
+        !reserve(&slot, s->ins, sizeof(struct op_tensor *)) ||
+        !reserve(&slot, s->outs, sizeof(struct op_output)))
+        return false;
+    s->arena_offset = slot;
+    if (!mem_add(slot, arena_bytes, &slot) || !mem_add(slot, PAGE_BYTES - 1, &slot))
+        return false;
+    s->slot_bytes = slot & ~(PAGE_BYTES - 1);
+    unsigned threads = tpool_threads(s->model->engine->pool);
+    if (!mem_round_up(s->plan->scratch_bytes, &s->scratch_stride) ||
+        !mem_mul(s->slot_bytes, s->slots, &total) ||
+        !mem_mul(s->scratch_stride, threads, &scratch) || !mem_add(total, scratch, &total))
+        return false;
+    s->memory_bytes = total;
+    s->memory = mem_map(total);
+    return s->memory != NULL;
+}
+
+static enum cvd_status check_batch(const struct plan *plan, int64_t max_batch,
+                                   struct cvd_error *err)
+{
+    if (max_batch < 1)
+        return cvd_error_set(err, CVD_STATUS_INVALID_ARGUMENT,
+                             "a session for batches of %lld images; it must be at least 1",
+                             (long long)max_batch);
+    if (plan->fixed_batch != 0 && max_batch != plan->fixed_batch)
+        return cvd_error_set(err, CVD_STATUS_INVALID_ARGUMENT,
+                             "a session for batches of %lld images; the model's batch is always "
+                             "%lld",
+                             (long long)max_batch, (long long)plan->fixed_batch);
+    return CVD_STATUS_OK;
+}
+
+/* Chooses the mode and the slots, and sizes everything. */
+static enum cvd_status set_up(struct cvd_session *s, struct cvd_error *err)
+{
+    const struct plan *plan = s->plan;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        s->ins += plan->steps[i].in_count;
+        s->outs += plan->steps[i].out_count;
+    }
+    s->offsets = mem_alloc(plan->buffer_count * sizeof(*s->offsets));
+    if (s->offsets == NULL)
+        return no_memory(err, s->max_batch);
+    enum cvd_status status = CVD_STATUS_OK;
+    bool parts = plan->batchwise && s->max_batch > 1;
+    s->slots = parts ? tpool_threads(s->model->engine->pool) : 1;
+    if (parts)
+        status = choose_part(s, err);
+    if (status != CVD_STATUS_OK)
+        return status;
+
+    int64_t arena_batch = s->part_batch != 0 ? s->part_batch : s->max_batch;
+    size_t arena_bytes;
+    status = plan_layout(plan, arena_batch, s->offsets, &arena_bytes, err);
+    if (status != CVD_STATUS_OK)
+        return status;
+    if (!set_strides(s) || !list_externals(s) || !map_memory(s, arena_bytes))
+        return no_memory(err, s->max_batch);
+    return CVD_STATUS_OK;
+}
+
+enum cvd_status cvd_session_create(const struct cvd_model *model, int64_t max_batch,
+                                   struct cvd_session **out, struct cvd_error *err)
+{
+    enum cvd_status status = check_batch(model->plan, max_batch, err);
+    if (status != CVD_STATUS_OK)
+        return status;
+    struct cvd_session *s = mem_alloc(sizeof(*s));
+    if (s == NULL)
+        return no_memory(err, max_batch);
+    *s = (struct cvd_session){.model = model, .plan = model->plan, .max_batch = max_batch};
+    status = set_up(s, err);
+    if (status != CVD_STATUS_OK)
+        cvd_session_destroy(s);
+    else
+        *out = s;
+    return status;
+}
+
+void cvd_session_destroy(struct cvd_session *session)
+{
+    if (session == NULL)
+        return;
+    mem_unmap(session->memory, session->memory_bytes);
+    mem_free(session->externals);
+    mem_free(session->output_strides);
+    mem_free(session->input_strides);
+    mem_free(session->offsets);
+    mem_free(session);
+}
+
+/* ---- slots ---- */
+
+/* Lays out the tables and connects the steps' inputs; once for each slot. */
+static void slot_connect(const struct cvd_session *s, struct slot *slot)
+{
+    const struct plan *plan = s->plan;
+    char *base = (char *)slot;
+    size_t offset = 0;
+    reserve(&offset, 1, sizeof(struct slot)); /* sizes that map_memory() has found to fit */
+    slot->tensors = (void *)(base + offset);
+    reserve(&offset, plan->value_count, sizeof(struct op_tensor));
+    slot->ins = (void *)(base + offset);
+    reserve(&offset, s->ins, sizeof(struct op_tensor *));
+    slot->outs = (void *)(base + offset);
+    slot->arena = base + s->arena_offset;
+
+    const struct op_tensor **in = slot->ins;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        for (size_t j = 0; j < plan->steps[i].in_count; j++) {
+            uint32_t v = plan->steps[i].in[j];
+            *in++ = v != GRAPH_NONE ? &slot->tensors[v] : NULL;
+        }
+    }
+}
+
+/* Sets all shapes for a batch, and the addresses that no caller can change. */
+static void slot_shape(const struct cvd_session *s, struct slot *slot, int64_t batch)
+{
+    const struct plan *plan = s->plan;
+    for (uint32_t v = 0; v < plan->value_count; v++) {
+        const struct plan_value *value = &plan->values[v];
+        struct op_tensor *tensor = &slot->tensors[v];
+        tensor->dtype = value->dtype;
+        plan_shape(value, batch, &tensor->shape);
+        tensor->data = value->data;
+    }
+    struct op_output *out = slot->outs;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        for (size_t j = 0; j < plan->steps[i].out_count; j++, out++) {
+            uint32_t v = plan->steps[i].out[j];
+            if (v == GRAPH_NONE)
+                continue;
+            out->dtype = plan->values[v].dtype;
+            out->shape = slot->tensors[v].shape;
+            if (plan->values[v].place == PLAN_ARENA)
+                out->data = slot->arena + s->offsets[plan->values[v].buffer];
+        }
+    }
+    for (uint32_t v = 0; v < plan->value_count; v++) {
+        if (plan->values[v].place == PLAN_ARENA)
+            slot->tensors[v].data = slot->arena + s->offsets[plan->values[v].buffer];
+    }
+    slot->batch = batch;
+}
+
+/* One call of cvd_session_run(). */
+struct run {
+    struct cvd_session *session;
+    int64_t batch;
+    size_t parts;
+    const void *const *inputs;
+    void *const *outputs;
+};
+
+/* Points the slot's outer tensors at the caller's memory, from image `first` on. */
+static void slot_attach(const struct run *run, struct slot *slot, int64_t first)
+{
+    const struct cvd_session *s = run->session;
+    for (size_t i = 0; i < s->external_count; i++) {
+        const struct external *e = &s->externals[i];
+        const struct plan_value *value = &s->plan->values[e->value];
+        if (value->place == PLAN_INPUT) {
+            slot->tensors[e->value].data = (const char *)run->inputs[value->index] +
+                                           (size_t)first * s->input_strides[value->index];
+            continue;
+        }
+        char *data = slot->arena + s->offsets[value->buffer];
+        if (run->outputs[value->index] != NULL)
+            data = (char *)run->outputs[value->index] +
+                   (size_t)first * s->output_strides[value->index];
+        slot->tensors[e->value].data = data;
+        if (e->out != GRAPH_NONE)
+            slot->outs[e->out].data = data;
+    }
+}
+
+/* Runs images first … first + batch - 1 in a slot. With a pool, operators split their work. */
+static void slot_run(const struct run *run, unsigned number, struct tpool *pool, int64_t first,
+                     int64_t batch)
+{
+    const struct cvd_session *s = run->session;
+    struct slot *slot = (void *)(s->memory + number * s->slot_bytes);
+    if (slot->batch == 0)
+        slot_connect(s, slot);
+    if (slot->batch != batch)
+        slot_shape(s, slot, batch);
+    slot_attach(run, slot, first);
+
+    char *scratch = s->memory + s->slots * s->slot_bytes;
+    const struct op_tensor *const *in = slot->ins;
+    struct op_output *out = slot->outs;
+    for (uint32_t i = 0; i < s->plan->step_count; i++) {
+        const struct plan_step *step = &s->plan->steps[i];
+        struct op_run op = {.state = step->prepared.state,
+                            .kernels = &s->model->engine->kernels,
+                            .pool = pool,
+                            .in = in,
+                            .in_count = step->in_count,
+                            .out = out,
+                            .out_count = step->out_count,
+                            .scratch = scratch + (pool == NULL ? number * s->scratch_stride : 0),
+                            .scratch_stride = s->scratch_stride};
+        step->def->run(&op);
+        in += step->in_count;
+        out += step->out_count;
+    }
+}
+
+/* ---- running ---- */
+
+static void run_part(void *ctx, size_t part, unsigned slot)
+{
+    const struct run *run = ctx;
+    /* Parts differ by one image at most. */
+    int64_t size = run->batch / (int64_t)run->parts, larger = run->batch % (int64_t)run->parts;
+    int64_t p = (int64_t)part;
+    int64_t first = p * size + (p < larger ? p : larger);
+    slot_run(run, slot, NULL, first, size + (p < larger));
+}
+
+/* As few parts as keep all slots equally busy and each part within part_batch. */
+static size_t count_parts(const struct cvd_session *s, int64_t batch)
+{
+    int64_t parts = (batch - 1) / s->part_batch + 1;
+    int64_t rounds = (parts - 1) / (int64_t)s->slots + 1;
+    parts = rounds * (int64_t)s->slots;
+    return (size_t)(parts < batch ? parts : batch);
+}
+
+enum cvd_status cvd_session_run(struct cvd_session *session, int64_t batch,
+                                const void *const *inputs, void *const *outputs,
+                                struct cvd_error *err)
+{
+    const struct plan *plan = session->plan;
+    if (batch < 1 || batch > session->max_batch ||
+        (plan->fixed_batch != 0 && batch != plan->fixed_batch))
+        return cvd_error_set(err, CVD_STATUS_INVALID_ARGUMENT,
+                             "a batch of %lld images; this session runs %s%lld", (long long)batch,
+                             plan->fixed_batch != 0 ? "exactly " : "1 to ",
+                             (long long)session->max_batch);
+    for (uint32_t i = 0; i < plan->input_count; i++) {
+        if (inputs[i] == NULL)
+            return cvd_error_set(err, CVD_STATUS_INVALID_ARGUMENT, "input '%.96s' is missing",
+                                 plan->values[plan->inputs[i]].name);
+    }
+    struct run run = {.session = session, .batch = batch, .inputs = inputs, .outputs = outputs};
+    struct tpool *pool = session->model->engine->pool;
+    if (batch > 1 && session->part_batch != 0) {
+        run.parts = count_parts(session, batch);
+        tpool_for(pool, run.parts, run_part, &run);
+    } else {
+        uint64_t mode = cpu_denormals_flush();
+        slot_run(&run, 0, pool, 0, batch);
+        cpu_denormals_restore(mode);
+    }
+    return CVD_STATUS_OK;
+}

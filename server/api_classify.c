@@ -1,0 +1,424 @@
+/*
+ * /classify: a request's images -> the model's queue -> its answer.
+ *
+ * On the I/O thread: the options, and all of the decoding when it is a matter of microseconds.
+ * Otherwise the request is deferred and decoded by a job on the engine's workers. Either way the
+ * images then wait in the model's queue, and the worker that computed them composes the answer.
+ */
+#include "server/batch.h"
+#include "server/classify.h"
+#include "server/clock.h"
+#include "server/metrics.h"
+#include "server/registry.h"
+#include "server/reply.h"
+#include "server/routes.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Work below this is done where it is: handing it to a worker costs some microseconds as well. */
+enum { INLINE_BODY_BYTES = 32 * 1024, INLINE_COST_NS = 200000, DEFAULT_TOP = 5 };
+
+struct classify {
+    struct cvd_job job; /* the first: run_job() is handed its address */
+    struct request *rq;
+    struct registry_model *model;
+    struct classify_limits limits;
+    size_t top; /* classes to report */
+    struct classify_body body;
+    bool body_is_read;
+    struct batch_ticket ticket;
+    float *input, *output; /* one allocation, with: */
+    uint32_t *indices;     /* room for `top` */
+};
+
+static void classify_state_free(void *state)
+{
+    struct classify *c = state;
+    classify_free(&c->body);
+    if (c->model) {
+        registry_release(c->model);
+    }
+    free(c->input);
+    free(c);
+}
+
+/* ---------------------------------------------------------------- refusals */
+
+static enum request_result refuse(struct request *rq, const struct classify_fault *fault)
+{
+    if (fault->status == 503) {
+        metrics_rejected(rq->app->metrics, REJECT_MEMORY);
+        return reply_busy(rq, fault->code, fault->message);
+    }
+    return reply_error(rq, fault->status, fault->code, "%s", fault->message);
+}
+
+static void refuse_input(struct classify *c, const struct classify_fault *fault)
+{
+    unsigned images = c->body.images ? c->body.images : 1;
+    metrics_inference(c->model->metrics,
+                      fault->status == 503 ? OUTCOME_REJECTED : OUTCOME_BAD_INPUT, images);
+    refuse(c->rq, fault);
+}
+
+static void refuse_admission(struct classify *c, enum batch_admission admission)
+{
+    struct request *rq = c->rq;
+    metrics_inference(c->model->metrics, OUTCOME_REJECTED, c->body.images ? c->body.images : 1);
+    switch (admission) {
+    case BATCH_FULL:
+        metrics_rejected(rq->app->metrics, REJECT_QUEUE_FULL);
+        reply_busy(rq, "queue_full", "the model's queue is full");
+        break;
+    case BATCH_TOO_LATE:
+        metrics_rejected(rq->app->metrics, REJECT_DEADLINE);
+        reply_busy(rq, "queue_timeout", "the queue is longer than this request may wait");
+        break;
+    case BATCH_CLOSED:
+    case BATCH_ACCEPTED:
+        metrics_rejected(rq->app->metrics, REJECT_DRAINING);
+        reply_busy(rq, "draining", "the server is shutting down");
+        break;
+    }
+}
+
+static void expire(struct classify *c)
+{
+    metrics_inference(c->model->metrics, OUTCOME_EXPIRED, c->body.images ? c->body.images : 1);
+    reply_error(c->rq, 504, "deadline_exceeded", "the request's deadline has passed");
+}
+
+/* Nobody reads this reply; its status is for the log. 499 is what proxies write there. */
+static void cancel(struct classify *c)
+{
+    metrics_inference(c->model->metrics, OUTCOME_CANCELLED, c->body.images ? c->body.images : 1);
+    reply_error(c->rq, 499, "client_gone", "the client closed the connection");
+}
+
+/* Whether the answer is still wanted; otherwise the reply is filled. */
+static bool still_wanted(struct classify *c)
+{
+    struct request *rq = c->rq;
+    if (atomic_load_explicit(rq->gone, memory_order_relaxed)) {
+        cancel(c);
+        return false;
+    }
+    if (rq->deadline_ns && clock_ns() >= rq->deadline_ns) {
+        expire(c);
+        return false;
+    }
+    return true;
+}
+
+/* ---------------------------------------------------------------- the answer */
+
+static void write_classes(struct text *t, const struct classify *c, const float *values)
+{
+    const struct registry_model *m = c->model;
+    char number[24];
+    registry_top(values, m->classes, c->top, c->indices);
+    text_puts(t, "\"label\":");
+    text_json_string(t, registry_label(m, c->indices[0], number));
+    text_puts(t, ",\"probability\":");
+    text_json_number(t, (double)values[c->indices[0]]);
+    text_puts(t, ",\"classes\":[");
+    for (size_t i = 0; i < c->top; i++) {
+        text_printf(t, "%s{\"index\":%" PRIu32 ",\"label\":", i ? "," : "", c->indices[i]);
+        text_json_string(t, registry_label(m, c->indices[i], number));
+        text_puts(t, ",\"probability\":");
+        text_json_number(t, (double)values[c->indices[i]]);
+        text_puts(t, "}");
+    }
+    text_puts(t, "]");
+}
+
+static void answer(struct classify *c)
+{
+    struct request *rq = c->rq;
+    const struct registry_model *m = c->model;
+    struct text t = {0};
+    text_puts(&t, "{\"model\":");
+    text_json_string(&t, m->name);
+    text_puts(&t, ",\"version\":");
+    text_json_string(&t, m->version);
+    text_puts(&t, c->body.images == 1 ? "," : ",\"results\":[");
+    for (unsigned i = 0; i < c->body.images; i++) {
+        float *values = c->output + i * m->classes;
+        if (m->apply_softmax) {
+            registry_softmax(values, m->classes);
+        }
+        if (c->body.images > 1) {
+            text_puts(&t, i ? ",{" : "{");
+        }
+        write_classes(&t, c, values);
+        if (c->body.images > 1) {
+            text_puts(&t, "}");
+        }
+    }
+    text_puts(&t, c->body.images == 1 ? "" : "]");
+    text_printf(&t, ",\"timing_ms\":{\"decode\":%.3f,\"queue\":%.3f,\"compute\":%.3f}}\n",
+                (double)rq->decode_ns * 1e-6, (double)rq->queue_ns * 1e-6,
+                (double)rq->compute_ns * 1e-6);
+    reply_json_take(rq, 200, t.data, t.len);
+}
+
+/* On a worker, when the images are computed or given up. The request may be gone, and `c` with it,
+ * as soon as it is completed. */
+static void computed(struct batch_ticket *ticket)
+{
+    struct classify *c = ticket->cookie;
+    struct request *rq = c->rq;
+    struct metrics_model *metrics = c->model->metrics;
+    rq->queue_ns = ticket->queue_ns;
+    rq->compute_ns = ticket->compute_ns;
+    rq->batch_size = ticket->batch_size;
+    switch (ticket->outcome) {
+    case BATCH_DONE:
+        metrics_inference(metrics, OUTCOME_SUCCESS, ticket->images);
+        answer(c);
+        break;
+    case BATCH_EXPIRED:
+        expire(c);
+        break;
+    case BATCH_CANCELLED:
+        cancel(c);
+        break;
+    case BATCH_NONFINITE:
+        metrics_inference(metrics, OUTCOME_ERROR, ticket->images);
+        reply_error(rq, 500, "model_nonfinite_output",
+                    "the model's answer for this input is not finite");
+        break;
+    case BATCH_FAILED:
+        metrics_inference(metrics, OUTCOME_ERROR, ticket->images);
+        reply_error(rq, 500, "internal_error", "the model could not be run");
+        break;
+    }
+    request_complete(rq);
+}
+
+/* ---------------------------------------------------------------- decoding and queueing */
+
+static bool read_body(struct classify *c)
+{
+    struct request *rq = c->rq;
+    struct classify_fault fault;
+    c->body_is_read = classify_read(&c->body, rq->content_type, rq->body, rq->body_len,
+                                    &c->model->preprocess, &c->limits, &fault);
+    if (!c->body_is_read) {
+        refuse_input(c, &fault);
+        return false;
+    }
+    rq->images = c->body.images;
+    return true;
+}
+
+/* Room for the images' inputs and outputs, and for the best classes of one. */
+static bool allocate(struct classify *c)
+{
+    const struct registry_model *m = c->model;
+    size_t per_image, floats, indices = c->top, bytes;
+    if (__builtin_add_overflow(m->input_elements, m->classes, &per_image) ||
+        __builtin_mul_overflow(per_image, (size_t)c->body.images, &floats) ||
+        __builtin_add_overflow(floats, indices, &floats) ||
+        __builtin_mul_overflow(floats, sizeof(float), &bytes)) {
+        return false;
+    }
+    c->input = malloc(bytes);
+    if (c->input) {
+        c->output = c->input + m->input_elements * c->body.images;
+        c->indices = (uint32_t *)(c->output + m->classes * c->body.images);
+    }
+    return c->input != NULL;
+}
+
+/* Fills the input; false with the reply filled. */
+static bool decode(struct classify *c)
+{
+    const struct registry_model *m = c->model;
+    struct classify_fault fault = {503, "out_of_memory", "no memory for this request"};
+    if (!allocate(c)) {
+        refuse_input(c, &fault);
+        return false;
+    }
+    uint64_t begin = clock_ns(), last = begin;
+    for (unsigned i = 0; i < c->body.images; i++) {
+        enum gate_format format;
+        if (i > 0 && !still_wanted(c)) {
+            return false;
+        }
+        if (!classify_decode(&c->body, i, &m->preprocess, &c->limits,
+                             c->input + i * m->input_elements, &format, &fault)) {
+            refuse_input(c, &fault);
+            return false;
+        }
+        uint64_t now = clock_ns();
+        metrics_decode(c->rq->app->metrics, format, now - last);
+        last = now;
+    }
+    c->rq->decode_ns = last - begin;
+    return true;
+}
+
+/* Hands the decoded images of a deferred request to the model's queue. */
+static void submit(struct classify *c)
+{
+    struct request *rq = c->rq;
+    c->ticket = (struct batch_ticket){.input = c->input,
+                                      .output = c->output,
+                                      .images = c->body.images,
+                                      .deadline_ns = rq->deadline_ns,
+                                      .gone = rq->gone,
+                                      .done = computed,
+                                      .cookie = c};
+    enum batch_admission admission = batch_submit(c->model->batcher, &c->ticket);
+    /* Once accepted, another thread may have completed the request already. */
+    if (admission != BATCH_ACCEPTED) {
+        refuse_admission(c, admission);
+        request_complete(rq);
+    }
+}
+
+static void run_job(struct cvd_job *job)
+{
+    struct classify *c = (struct classify *)job;
+    if (still_wanted(c) && (c->body_is_read || read_body(c)) && decode(c)) {
+        submit(c);
+    } else {
+        request_complete(c->rq);
+    }
+}
+
+/* ---------------------------------------------------------------- the request */
+
+/* Query arguments; false with the reply filled. */
+static bool read_options(const struct request *rq, const char **name, const char **version,
+                         unsigned long *top, struct classify_fault *fault)
+{
+    *name = rq->captures[0];
+    *version = rq->captures[0] ? rq->captures[1] : NULL;
+    *top = DEFAULT_TOP;
+    *fault = (struct classify_fault){.status = 400, .code = "bad_request"};
+    for (unsigned i = 0; i < rq->query_count; i++) {
+        const char *key = rq->query[i].key, *value = rq->query[i].value;
+        bool is_name = strcmp(key, "model") == 0;
+        if (is_name || strcmp(key, "version") == 0) {
+            const char **place = is_name ? name : version;
+            if (*place && strcmp(*place, value) != 0) {
+                snprintf(fault->message, sizeof fault->message,
+                         "the request names two different %ss", key);
+                return false;
+            }
+            *place = value;
+        } else if (strcmp(key, "top_k") == 0) {
+            char *end;
+            *top = strtoul(value, &end, 10);
+            if (value[0] < '0' || value[0] > '9' || *end != '\0' || *top > UINT32_MAX) {
+                snprintf(fault->message, sizeof fault->message,
+                         "top_k must be a whole number, 0 for all classes");
+                return false;
+            }
+        } else {
+            snprintf(fault->message, sizeof fault->message,
+                     "unknown query argument \"%.40s\"; there are top_k, model and version", key);
+            return false;
+        }
+    }
+    return true;
+}
+
+static struct classify *create(struct request *rq, struct registry_model *model, unsigned long top)
+{
+    const struct config *config = rq->app->config;
+    struct classify *c = calloc(1, sizeof *c);
+    if (c == NULL) {
+        registry_release(model);
+        return NULL;
+    }
+    c->rq = rq;
+    c->model = model;
+    c->top = top == 0 || top > model->classes ? model->classes : top;
+    c->job.run = run_job;
+    c->limits = (struct classify_limits){
+        .max_images =
+            config->max_queue < CLASSIFY_MAX_IMAGES ? config->max_queue : CLASSIFY_MAX_IMAGES,
+        .max_pixels = config->max_pixels,
+        .max_input_bytes = config->max_queue_bytes,
+    };
+    rq->state = c;
+    rq->state_free = classify_state_free;
+    snprintf(rq->model, sizeof rq->model, "%s", model->name);
+    snprintf(rq->version, sizeof rq->version, "%s", model->version);
+    return c;
+}
+
+/* What a look at the queue already tells, before any work is put into the request. */
+static bool queue_has_room(struct classify *c)
+{
+    const struct batcher *b = c->model->batcher;
+    uint64_t deadline_ns = c->rq->deadline_ns;
+    if (batch_depth(b) >= c->rq->app->config->max_queue) {
+        refuse_admission(c, BATCH_FULL);
+        return false;
+    }
+    if (deadline_ns && clock_ns() + batch_estimate_ns(b) >= deadline_ns) {
+        refuse_admission(c, BATCH_TOO_LATE);
+        return false;
+    }
+    return true;
+}
+
+static enum request_result begin(struct classify *c)
+{
+    struct request *rq = c->rq;
+    if (!queue_has_room(c)) {
+        return REQUEST_DONE;
+    }
+    if (rq->body_len <= INLINE_BODY_BYTES) {
+        if (!read_body(c)) {
+            return REQUEST_DONE;
+        }
+        if (classify_cost_ns(&c->body, &c->model->preprocess, &c->limits) <= INLINE_COST_NS) {
+            if (!decode(c)) {
+                return REQUEST_DONE;
+            }
+            request_defer(rq);
+            submit(c);
+            return REQUEST_DEFERRED;
+        }
+    }
+    request_defer(rq);
+    cvd_engine_submit(rq->app->engine, &c->job);
+    return REQUEST_DEFERRED;
+}
+
+enum request_result api_classify(struct request *rq)
+{
+    struct app *app = rq->app;
+    const char *name, *version;
+    unsigned long top;
+    struct classify_fault fault;
+    if (!read_options(rq, &name, &version, &top, &fault)) {
+        return refuse(rq, &fault);
+    }
+    struct registry_model *model = registry_acquire(app->registry, name, version);
+    if (model == NULL) {
+        return reply_error(rq, 404, "model_not_found", "there is no such model%s",
+                           version ? " and version" : "");
+    }
+    if (model->not_images) {
+        enum request_result result =
+            reply_error(rq, 422, "not_an_image_model", "this model does not classify images: %s",
+                        model->not_images);
+        registry_release(model);
+        return result;
+    }
+    struct classify *c = create(rq, model, top);
+    if (c == NULL) {
+        fault = (struct classify_fault){503, "out_of_memory", "no memory for this request"};
+        return refuse(rq, &fault);
+    }
+    return begin(c);
+}

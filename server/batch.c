@@ -1,0 +1,626 @@
+/*
+ * The dynamic batcher: a bounded queue of tickets in front of one model.
+ *
+ * Runners do the work: as many as the engine has workers, each with a session and buffers of its
+ * own, made when the batcher is made. A runner is idle, starting (handed to the engine, no batch
+ * yet) or running. Whenever the queue changes, activate() starts idle runners until there are as
+ * many starting ones as the queue has work for; a runner that begins takes its share, and one that
+ * ends goes back to the idle list and calls activate() in turn. So no thread ever waits for work
+ * here, and a runner returns to the engine's queue after every batch: other models and decoding get
+ * their turn.
+ *
+ * The share: the images waiting divided by the runners that could run now. Two images that came
+ * together use two cores, and a burst is not swallowed by one worker while others stand idle. Where
+ * a delay is configured, or the model's batch is fixed, large batches are what is asked for, and
+ * a runner takes all it can.
+ *
+ * A batch is closed as "full" when it holds max_batch images, else as "delay" where a delay is
+ * configured, else as "idle": a worker was free.
+ *
+ * The lock guards everything that changes, and the clock is read under it, so that tickets stand in
+ * the order of their arrival and none arrived later than "now"; it is held for list work alone,
+ * never while the engine, a session or a ticket's done() is called. The atomics among the fields
+ * are written under it and read without it by estimates.
+ */
+#include "server/batch.h"
+
+#include "server/clock.h"
+#include "server/metrics.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Images first … first + count - 1 of a ticket, in a runner's batch. */
+struct segment {
+    struct batch_ticket *ticket;
+    unsigned first, count;
+    enum batch_outcome outcome;
+};
+
+/* Tickets to be ended, in the order of their arrival. */
+struct ended {
+    struct batch_ticket *first, *last;
+};
+
+struct runner {
+    struct cvd_job job; /* first: a job's address is its runner's */
+    struct batcher *b;
+    struct runner *next; /* of the idle ones, or of those to be handed to the engine */
+    struct cvd_session *session;
+    float *input, *output; /* for batches of several tickets; NULL when there are none */
+    void **outputs;        /* of the model: all but the first stay NULL, they are not wanted */
+    struct segment *segments;
+    unsigned segment_count;
+    unsigned images;
+    enum metrics_close close;
+};
+
+struct batcher {
+    struct cvd_engine *engine;
+    struct metrics_model *metrics;
+    struct batch_budget *budget;
+    unsigned max_batch, max_queue;
+    unsigned fixed_batch; /* 0 = any size can be run */
+    uint64_t max_delay_ns;
+    bool shares;
+    size_t input_elements, output_elements; /* of one image */
+    struct runner *runners;
+    unsigned runner_count;
+
+    pthread_mutex_t lock;
+    pthread_cond_t drained; /* closing, nothing waits and every runner is idle */
+    pthread_cond_t delayed; /* the oldest ticket has changed, or the batcher is closing */
+    struct batch_ticket *head, *tail;
+    struct runner *idle;
+    unsigned starting;
+    bool closing;
+    atomic_uint idle_count;
+    atomic_uint queued;                 /* images waiting */
+    atomic_uint running;                /* images being computed */
+    atomic_uint_least64_t ns_per_image; /* on one worker; moving average, 0 until the first batch */
+
+    bool has_timer;
+    pthread_t timer;
+};
+
+/* ---- the queue; all under the lock ---- */
+
+static size_t image_bytes(const struct batcher *b)
+{
+    return b->input_elements * sizeof(float);
+}
+
+/* Accounts for images that no longer wait. */
+static void leave_queue(struct batcher *b, unsigned images)
+{
+    size_t bytes = images * image_bytes(b);
+    b->queued -= images;
+    atomic_fetch_sub_explicit(&b->budget->bytes, bytes, memory_order_relaxed);
+    metrics_queue_depth(b->metrics, -(int)images);
+    metrics_queue_bytes(metrics_of(b->metrics), -(ptrdiff_t)bytes);
+}
+
+static void append(struct ended *list, struct batch_ticket *t)
+{
+    t->next = NULL;
+    if (list->last)
+        list->last->next = t;
+    else
+        list->first = t;
+    list->last = t;
+}
+
+static void pop_head(struct batcher *b)
+{
+    b->head = b->head->next;
+    if (!b->head)
+        b->tail = NULL;
+}
+
+/* Drops tickets at the head whose answer nobody waits for. Of one that is partly computed the rest
+ * is dropped; whoever computes that part ends it. */
+static void drop_dead(struct batcher *b, uint64_t now, struct ended *ended)
+{
+    struct batch_ticket *t;
+    while ((t = b->head) != NULL) {
+        bool expired = t->deadline_ns && now >= t->deadline_ns;
+        bool gone = t->gone && atomic_load_explicit(t->gone, memory_order_relaxed);
+        if (!expired && !gone)
+            break;
+        pop_head(b);
+        unsigned rest = t->images - t->taken;
+        leave_queue(b, rest);
+        if (t->taken == 0)
+            t->queue_ns = now - t->arrival_ns;
+        t->outcome = gone ? BATCH_CANCELLED : BATCH_EXPIRED;
+        t->taken = t->images;
+        t->finished += rest;
+        if (t->finished == t->images)
+            append(ended, t);
+    }
+}
+
+/* How many runners the queue has work for just now. */
+static unsigned wanted(const struct batcher *b, uint64_t now)
+{
+    if (b->queued == 0)
+        return 0;
+    if (b->shares)
+        return b->queued;
+    unsigned batches = b->queued / b->max_batch;
+    bool rest_may_run = b->closing || now - b->head->arrival_ns >= b->max_delay_ns;
+    return batches + (b->queued % b->max_batch && rest_may_run);
+}
+
+/* Takes runners off the idle list; the caller hands them to the engine once it holds no lock. */
+static struct runner *activate(struct batcher *b, uint64_t now)
+{
+    struct runner *list = NULL;
+    unsigned target = wanted(b, now);
+    while (b->idle && b->starting < target) {
+        struct runner *r = b->idle;
+        b->idle = r->next;
+        b->idle_count--;
+        b->starting++;
+        r->next = list;
+        list = r;
+    }
+    return list;
+}
+
+/* Moves images from the queue into the runner's batch, dropping dead tickets on the way. */
+static void form(struct runner *r, struct ended *ended)
+{
+    struct batcher *b = r->b;
+    uint64_t now = clock_ns();
+    unsigned ready = b->starting--; /* this runner among them */
+    drop_dead(b, now, ended);
+    unsigned limit = 0;
+    if (wanted(b, now) > 0) {
+        limit = b->max_batch;
+        unsigned share = b->queued / ready + (b->queued % ready != 0);
+        if (b->shares && share < limit)
+            limit = share;
+    }
+    r->segment_count = 0;
+    r->images = 0;
+    while (r->images < limit && b->head) {
+        struct batch_ticket *t = b->head;
+        unsigned count = t->images - t->taken;
+        if (count > limit - r->images)
+            count = limit - r->images;
+        if (t->taken == 0)
+            t->queue_ns = now - t->arrival_ns;
+        r->segments[r->segment_count++] = (struct segment){t, t->taken, count, BATCH_DONE};
+        r->images += count;
+        t->taken += count;
+        leave_queue(b, count);
+        if (t->taken == t->images)
+            pop_head(b);
+        drop_dead(b, now, ended);
+    }
+    r->close = r->images == b->max_batch ? CLOSE_FULL : b->max_delay_ns ? CLOSE_DELAY : CLOSE_IDLE;
+    b->running += r->images;
+    if (b->has_timer)
+        pthread_cond_signal(&b->delayed);
+}
+
+/* Books a batch's results in its tickets; those that are complete are to be ended. */
+static void finish(struct runner *r, uint64_t begin, uint64_t end, struct ended *ended)
+{
+    struct batcher *b = r->b;
+    for (unsigned i = 0; i < r->segment_count; i++) {
+        struct segment *s = &r->segments[i];
+        struct batch_ticket *t = s->ticket;
+        if (t->outcome == BATCH_DONE)
+            t->outcome = s->outcome;
+        t->batch_size = r->images;
+        t->finished += s->count;
+        if (t->finished == t->images) {
+            t->compute_ns = end - t->arrival_ns - t->queue_ns;
+            append(ended, t);
+        }
+    }
+    b->running -= r->images;
+    uint64_t ns = (end - begin) / r->images, average = b->ns_per_image;
+    b->ns_per_image = average ? average - average / 8 + ns / 8 : ns;
+}
+
+/* ---- without the lock ---- */
+
+/* Calls done(), the last touch of each ticket. */
+static void end_tickets(const struct ended *ended)
+{
+    for (struct batch_ticket *t = ended->first, *next; t; t = next) {
+        next = t->next;
+        t->done(t);
+    }
+}
+
+/* Hands runners to the engine. After the last of them the batcher may be gone: it waits only while
+ * a runner is not idle. */
+static void start(struct cvd_engine *engine, struct runner *list)
+{
+    while (list) {
+        struct runner *next = list->next;
+        cvd_engine_submit(engine, &list->job);
+        list = next;
+    }
+}
+
+static bool all_finite(const float *values, size_t count)
+{
+    /* All ones in the exponent means infinite or NaN. No early exit: the loop vectorises. */
+    uint32_t bad = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        bad |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return !bad;
+}
+
+static void gather(struct runner *r)
+{
+    const struct batcher *b = r->b;
+    float *to = r->input;
+    for (unsigned i = 0; i < r->segment_count; i++) {
+        const struct segment *s = &r->segments[i];
+        size_t elements = s->count * b->input_elements;
+        memcpy(to, s->ticket->input + s->first * b->input_elements, elements * sizeof *to);
+        to += elements;
+    }
+    /* A model with a fixed batch computes all of it: what nobody sent is black. */
+    if (b->fixed_batch)
+        memset(to, 0, (b->fixed_batch - r->images) * image_bytes(b));
+}
+
+/* Computes the runner's batch. One ticket's images are used where they lie; the images of several
+ * are brought together and the answers taken apart. A NaN or infinity among the answers is the
+ * fault of its own image alone, since the engine never mixes images. */
+static void compute(struct runner *r)
+{
+    const struct batcher *b = r->b;
+    const struct segment *only = r->segments;
+    bool direct = r->segment_count == 1 && (!b->fixed_batch || r->images == b->fixed_batch);
+    const void *input = r->input;
+    float *output = r->output;
+    if (direct) {
+        input = only->ticket->input + only->first * b->input_elements;
+        output = only->ticket->output + only->first * b->output_elements;
+    } else {
+        gather(r);
+    }
+    int64_t batch = b->fixed_batch ? b->fixed_batch : r->images;
+    r->outputs[0] = output;
+    enum cvd_status status = cvd_session_run(r->session, batch, &input, r->outputs, NULL);
+    for (unsigned i = 0; i < r->segment_count; i++) {
+        struct segment *s = &r->segments[i];
+        size_t elements = s->count * b->output_elements;
+        if (status != CVD_STATUS_OK)
+            s->outcome = BATCH_FAILED;
+        else if (!all_finite(output, elements))
+            s->outcome = BATCH_NONFINITE;
+        if (!direct)
+            memcpy(s->ticket->output + s->first * b->output_elements, output,
+                   elements * sizeof *output);
+        output += elements;
+    }
+}
+
+static void run_job(struct cvd_job *job)
+{
+    struct runner *r = (struct runner *)job;
+    struct batcher *b = r->b;
+    struct cvd_engine *engine = b->engine;
+    struct ended dropped = {0}, complete = {0};
+
+    pthread_mutex_lock(&b->lock);
+    form(r, &dropped);
+    pthread_mutex_unlock(&b->lock);
+    for (const struct batch_ticket *t = dropped.first; t; t = t->next)
+        if (t->batch_size == 0) /* else counted when its first images were taken */
+            metrics_queue_wait(b->metrics, t->queue_ns);
+    end_tickets(&dropped);
+
+    if (r->images > 0) {
+        for (unsigned i = 0; i < r->segment_count; i++)
+            if (r->segments[i].first == 0)
+                metrics_queue_wait(b->metrics, r->segments[i].ticket->queue_ns);
+        uint64_t begin = clock_ns();
+        compute(r);
+        uint64_t end = clock_ns();
+        metrics_batch(b->metrics, r->close, r->images, end - begin);
+        pthread_mutex_lock(&b->lock);
+        finish(r, begin, end, &complete);
+        pthread_mutex_unlock(&b->lock);
+        end_tickets(&complete);
+    }
+
+    pthread_mutex_lock(&b->lock);
+    r->next = b->idle;
+    b->idle = r;
+    b->idle_count++;
+    struct runner *list = activate(b, clock_ns());
+    if (b->closing && b->idle_count == b->runner_count && !b->head)
+        pthread_cond_broadcast(&b->drained);
+    pthread_mutex_unlock(&b->lock);
+    start(engine, list);
+}
+
+/* With a delay: starts runners when the oldest ticket has waited long enough. A worker must not
+ * wait for time to pass, so this thread does. */
+static void *timer_main(void *cookie)
+{
+    struct batcher *b = cookie;
+    pthread_mutex_lock(&b->lock);
+    while (!b->closing) {
+        if (!b->head) {
+            pthread_cond_wait(&b->delayed, &b->lock);
+            continue;
+        }
+        uint64_t due = b->head->arrival_ns + b->max_delay_ns;
+        if (clock_ns() < due) {
+            struct timespec at = {.tv_sec = (time_t)(due / 1000000000u),
+                                  .tv_nsec = (long)(due % 1000000000u)};
+            pthread_cond_timedwait(&b->delayed, &b->lock, &at);
+            continue;
+        }
+        struct runner *list = activate(b, clock_ns());
+        if (list) {
+            pthread_mutex_unlock(&b->lock);
+            start(b->engine, list);
+            pthread_mutex_lock(&b->lock);
+        } else {
+            /* Enough runners are starting, or all are busy and look at the queue when they end. */
+            pthread_cond_wait(&b->delayed, &b->lock);
+        }
+    }
+    pthread_mutex_unlock(&b->lock);
+    return NULL;
+}
+
+/* ---- submitting ---- */
+
+uint64_t batch_estimate_ns(const struct batcher *b)
+{
+    uint64_t ahead = b->queued;
+    if (b->idle_count == 0)
+        ahead += b->running / 2; /* half done, on average */
+    return ahead * b->ns_per_image / b->runner_count;
+}
+
+unsigned batch_depth(const struct batcher *b)
+{
+    return b->queued;
+}
+
+static bool budget_take(struct batch_budget *budget, size_t bytes)
+{
+    size_t before = atomic_fetch_add_explicit(&budget->bytes, bytes, memory_order_relaxed);
+    if (before <= budget->max_bytes && bytes <= budget->max_bytes - before)
+        return true;
+    atomic_fetch_sub_explicit(&budget->bytes, bytes, memory_order_relaxed);
+    return false;
+}
+
+/* Decides under the lock and, when it is yes, takes the ticket's bytes from the budget. */
+static enum batch_admission admit(struct batcher *b, const struct batch_ticket *t)
+{
+    size_t bytes;
+    if (b->closing)
+        return BATCH_CLOSED;
+    if (t->images > b->max_queue || b->queued > b->max_queue - t->images ||
+        __builtin_mul_overflow(image_bytes(b), t->images, &bytes))
+        return BATCH_FULL;
+    if (t->deadline_ns && t->arrival_ns + batch_estimate_ns(b) >= t->deadline_ns)
+        return BATCH_TOO_LATE;
+    if (!budget_take(b->budget, bytes))
+        return BATCH_FULL;
+    metrics_queue_depth(b->metrics, (int)t->images);
+    metrics_queue_bytes(metrics_of(b->metrics), (ptrdiff_t)bytes);
+    return BATCH_ACCEPTED;
+}
+
+enum batch_admission batch_submit(struct batcher *b, struct batch_ticket *t)
+{
+    struct cvd_engine *engine = b->engine;
+    struct runner *list = NULL;
+    assert(t->images >= 1);
+    t->outcome = BATCH_DONE;
+    t->queue_ns = t->compute_ns = 0;
+    t->batch_size = t->taken = t->finished = 0;
+    t->next = NULL;
+
+    pthread_mutex_lock(&b->lock);
+    t->arrival_ns = clock_ns();
+    enum batch_admission admission = admit(b, t);
+    if (admission == BATCH_ACCEPTED) {
+        if (b->tail) {
+            b->tail->next = t;
+        } else {
+            b->head = t;
+            if (b->has_timer)
+                pthread_cond_signal(&b->delayed);
+        }
+        b->tail = t;
+        b->queued += t->images;
+        list = activate(b, t->arrival_ns);
+    }
+    pthread_mutex_unlock(&b->lock);
+    start(engine, list);
+    return admission;
+}
+
+/* ---- making and ending ---- */
+
+/* Elements of one image in a value that has this shape for `batch` images; false when dimension 0
+ * is not the batch. */
+static bool elements_per_image(const struct cvd_shape *shape, int64_t batch, size_t *elements)
+{
+    if (shape->rank == 0 || shape->dims[0] != batch || !cvd_shape_elements(shape, elements))
+        return false;
+    *elements /= (size_t)batch;
+    return *elements > 0;
+}
+
+/* Checks that the model can be batched and takes its sizes. */
+static enum cvd_status measure_model(struct batcher *b, const struct cvd_model *model,
+                                     struct cvd_error *err)
+{
+    struct cvd_value_info in, out;
+    struct cvd_shape in_shape, out_shape;
+    int64_t fixed = cvd_model_fixed_batch(model);
+    int64_t batch = fixed ? fixed : 2; /* 2: tells N from a constant 1 */
+    if (fixed > INT_MAX)
+        return cvd_error_set(err, CVD_STATUS_UNSUPPORTED,
+                             "the model's batch is fixed to %" PRId64 "; it can be at most %d",
+                             fixed, INT_MAX);
+    if (cvd_model_input_count(model) != 1 || cvd_model_output_count(model) < 1)
+        return cvd_error_set(err, CVD_STATUS_UNSUPPORTED,
+                             "the model has %zu inputs and %zu outputs; batching needs one input "
+                             "and an output",
+                             cvd_model_input_count(model), cvd_model_output_count(model));
+    cvd_model_input(model, 0, &in);
+    cvd_model_output(model, 0, &out);
+    if (in.dtype != CVD_DTYPE_FLOAT32 || out.dtype != CVD_DTYPE_FLOAT32)
+        return cvd_error_set(err, CVD_STATUS_UNSUPPORTED,
+                             "the model maps %s to %s; batching needs float32 on both sides",
+                             cvd_dtype_name(in.dtype), cvd_dtype_name(out.dtype));
+    cvd_model_input_shape(model, 0, batch, &in_shape);
+    cvd_model_output_shape(model, 0, batch, &out_shape);
+    if (!elements_per_image(&in_shape, batch, &b->input_elements) ||
+        !elements_per_image(&out_shape, batch, &b->output_elements))
+        return cvd_error_set(err, CVD_STATUS_UNSUPPORTED,
+                             "input '%s' and output '%s' must have the images in dimension 0",
+                             in.name, out.name);
+    if (fixed)
+        b->fixed_batch = b->max_batch = (unsigned)fixed;
+    b->shares = !fixed && !b->max_delay_ns;
+    return CVD_STATUS_OK;
+}
+
+static enum cvd_status runner_init(struct batcher *b, struct runner *r,
+                                   const struct cvd_model *model, struct cvd_error *err)
+{
+    r->job.run = run_job;
+    r->b = b;
+    r->next = b->idle; /* first of all, so that batcher_destroy() finds every runner idle */
+    b->idle = r;
+    b->idle_count++;
+    enum cvd_status status = cvd_session_create(model, b->max_batch, &r->session, err);
+    if (status != CVD_STATUS_OK)
+        return status;
+    r->segments = calloc(b->max_batch, sizeof *r->segments);
+    r->outputs = calloc(cvd_model_output_count(model), sizeof *r->outputs);
+    if (!r->segments || !r->outputs)
+        goto no_memory;
+    if (b->max_batch > 1) { /* touched, and so resident, only where batches get that large */
+        r->input = calloc(b->max_batch, image_bytes(b));
+        r->output = calloc(b->max_batch, b->output_elements * sizeof *r->output);
+        if (!r->input || !r->output)
+            goto no_memory;
+    }
+    return CVD_STATUS_OK;
+no_memory:
+    return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "no memory for batches of %u images",
+                         b->max_batch);
+}
+
+static enum cvd_status timer_start(struct batcher *b, struct cvd_error *err)
+{
+    sigset_t all, before; /* signals are for the main thread */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    b->has_timer = pthread_create(&b->timer, NULL, timer_main, b) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!b->has_timer)
+        return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "cannot start a thread for the delay");
+    return CVD_STATUS_OK;
+}
+
+enum cvd_status batcher_create(struct cvd_engine *engine, const struct cvd_model *model,
+                               const struct batch_options *options, struct batcher **out,
+                               struct cvd_error *err)
+{
+    if (options->max_batch < 1 || options->max_queue < 1)
+        return cvd_error_set(err, CVD_STATUS_INVALID_ARGUMENT,
+                             "max_batch is %u and max_queue is %u; both must be at least 1",
+                             options->max_batch, options->max_queue);
+    struct batcher *b = calloc(1, sizeof *b);
+    if (!b)
+        return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "no memory for a batcher");
+    b->engine = engine;
+    b->metrics = options->metrics;
+    b->budget = options->budget;
+    b->max_batch = options->max_batch;
+    b->max_queue = options->max_queue;
+    b->max_delay_ns = options->max_delay_ns;
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&b->delayed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_cond_init(&b->drained, NULL);
+    pthread_mutex_init(&b->lock, NULL);
+
+    enum cvd_status status = measure_model(b, model, err);
+    if (status != CVD_STATUS_OK)
+        goto fail;
+    unsigned count = cvd_engine_threads(engine);
+    b->runners = calloc(count, sizeof *b->runners);
+    if (!b->runners) {
+        status = cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "no memory for a batcher");
+        goto fail;
+    }
+    while (b->runner_count < count) {
+        status = runner_init(b, &b->runners[b->runner_count++], model, err);
+        if (status != CVD_STATUS_OK)
+            goto fail;
+    }
+    if (b->max_delay_ns) {
+        status = timer_start(b, err);
+        if (status != CVD_STATUS_OK)
+            goto fail;
+    }
+    *out = b;
+    return CVD_STATUS_OK;
+fail:
+    batcher_destroy(b);
+    return status;
+}
+
+void batcher_destroy(struct batcher *b)
+{
+    if (!b)
+        return;
+    pthread_mutex_lock(&b->lock);
+    b->closing = true;
+    pthread_cond_signal(&b->delayed);
+    struct runner *list = activate(b, clock_ns());
+    pthread_mutex_unlock(&b->lock);
+    start(b->engine, list);
+    pthread_mutex_lock(&b->lock);
+    while (b->head || b->idle_count < b->runner_count)
+        pthread_cond_wait(&b->drained, &b->lock);
+    pthread_mutex_unlock(&b->lock);
+    if (b->has_timer)
+        pthread_join(b->timer, NULL);
+    for (unsigned i = 0; i < b->runner_count; i++) {
+        cvd_session_destroy(b->runners[i].session);
+        free(b->runners[i].input);
+        free(b->runners[i].output);
+        free(b->runners[i].outputs);
+        free(b->runners[i].segments);
+    }
+    free(b->runners);
+    pthread_cond_destroy(&b->drained);
+    pthread_cond_destroy(&b->delayed);
+    pthread_mutex_destroy(&b->lock);
+    free(b);
+}

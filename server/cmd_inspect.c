@@ -1,0 +1,284 @@
+/*
+ * convd inspect: what a model is made of, layer by layer.
+ *
+ * Beside each convolution stands the number of weights that a dense layer from the same input to
+ * the same output would have: what sharing one small filter over the whole picture saves.
+ */
+#include "server/cli.h"
+#include "server/commands.h"
+#include "server/registry_json.h"
+#include "server/table.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+struct sums {
+    uint64_t convolutions, dense; /* parameters of the layers that have a dense counterpart */
+};
+
+/* "3,686,400", from ten million on "14.7 M", "4.09 G": the column must not crowd out the others. */
+static const char *rough_count(uint64_t n, char buf[TABLE_NUMBER_BYTES])
+{
+    static const char units[] = "MGTPE";
+    if (n < 10000000)
+        return table_count(n, buf);
+    double x = (double)n / 1e6;
+    size_t unit = 0;
+    for (; x >= 1000 && units[unit + 1]; unit++)
+        x /= 1000;
+    snprintf(buf, TABLE_NUMBER_BYTES, "%.*f %c", x < 10 ? 2 : x < 100 ? 1 : 0, x, units[unit]);
+    return buf;
+}
+
+/* How much of a layer's name to show: exporters end it in the operator ("/layer1/conv1/Conv"),
+ * which has a column of its own. */
+static int name_length(const struct cvd_layer_info *l)
+{
+    const char *slash = strrchr(l->name, '/');
+    if (slash && slash > l->name && strncmp(l->op, slash + 1, strlen(slash + 1)) == 0)
+        return (int)(slash - l->name);
+    return (int)strlen(l->name);
+}
+
+/* "cvd_f32_gemm_8x48__avx512" -> "gemm_8x48": the type is always the same, and the head says which
+ * CPU level it is. */
+static const char *kernel_name(const char *kernel, char *buf, size_t room)
+{
+    static const char prefix[] = "cvd_f32_";
+    if (strncmp(kernel, prefix, sizeof prefix - 1) == 0)
+        kernel += sizeof prefix - 1;
+    const char *level = strstr(kernel, "__");
+    snprintf(buf, room, "%.*s", level ? (int)(level - kernel) : (int)strlen(kernel), kernel);
+    return buf;
+}
+
+/* "6x28x28": what one image makes. A shape without the batch in front is shown as it is. */
+static const char *image_shape(const struct cvd_shape *s, bool one_image,
+                               char text[CVD_SHAPE_TEXT_BYTES])
+{
+    size_t len = 0;
+    if (s->rank < 2 || s->dims[0] != (one_image ? 1 : CVD_DIM_BATCH))
+        return cvd_shape_text(s, text);
+    for (unsigned i = 1; i < s->rank; i++)
+        len += (size_t)snprintf(text + len, CVD_SHAPE_TEXT_BYTES - len, "%s%" PRId64,
+                                i > 1 ? "x" : "", s->dims[i]);
+    return text;
+}
+
+static void add_layer(struct table *t, size_t i, const struct cvd_layer_info *l, bool one_image)
+{
+    char shape[CVD_SHAPE_TEXT_BYTES], kernel[64], buf[TABLE_NUMBER_BYTES];
+    table_add(t, "%zu", i + 1);
+    table_add(t, "%.*s", name_length(l), l->name);
+    table_add(t, "%s", l->op);
+    table_add(t, "%s", kernel_name(l->kernel, kernel, sizeof kernel));
+    table_add(t, "%s", image_shape(&l->shape, one_image, shape));
+    table_add(t, "%s", l->parameters ? table_count(l->parameters, buf) : "");
+    table_add(t, "%s", l->macs ? rough_count(l->macs, buf) : "");
+    table_add(t, "%s", table_bytes(l->output_bytes, buf));
+    table_add(t, "%s", l->dense_parameters ? rough_count(l->dense_parameters, buf) : "");
+}
+
+static bool print_layers(const struct cvd_model *model, const struct cvd_model_stats *stats,
+                         struct sums *sums)
+{
+    static const struct table_column columns[] = {
+        {"#", true, 0},         {"layer", false, 14}, {"operator", false, 0},
+        {"kernel", false, 12},  {"output", false, 0}, {"parameters", true, 0},
+        {"mult-adds", true, 0}, {"memory", true, 0},  {"if dense", true, 0}};
+    struct table t;
+    char buf[TABLE_NUMBER_BYTES];
+    uint64_t bytes = 0;
+    bool one_image = cvd_model_fixed_batch(model) == 1;
+    table_init(&t, columns, sizeof columns / sizeof *columns);
+    for (size_t i = 0; i < cvd_model_layer_count(model); i++) {
+        struct cvd_layer_info layer;
+        cvd_model_layer(model, i, &layer);
+        add_layer(&t, i, &layer, one_image);
+        bytes += layer.output_bytes;
+        if (layer.dense_parameters) {
+            sums->convolutions += layer.parameters;
+            sums->dense += layer.dense_parameters;
+        }
+    }
+    table_rule(&t);
+    table_add(&t, "%s", "");
+    table_add(&t, "total");
+    for (int i = 0; i < 3; i++)
+        table_add(&t, "%s", "");
+    table_add(&t, "%s", table_count(stats->parameters, buf));
+    table_add(&t, "%s", rough_count(stats->macs, buf));
+    table_add(&t, "%s", table_bytes(bytes, buf));
+    table_add(&t, "%s", "");
+    bool good = table_print(&t, stdout);
+    table_free(&t);
+    return good;
+}
+
+static void print_value(const char *title, const struct cvd_value_info *v)
+{
+    char shape[CVD_SHAPE_TEXT_BYTES];
+    printf("%-12s", title);
+    table_puts(v->name, stdout);
+    printf(": %s %s", cvd_dtype_name(v->dtype), cvd_shape_text(&v->shape, shape));
+}
+
+/* "[0.485, 0.456, 0.406]"; one number stands alone. */
+static void print_floats(const float *values, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        printf("%s%.4g", i ? ", " : count > 1 ? "[" : "", (double)values[i]);
+    printf("%s", count > 1 ? "]" : "");
+}
+
+static void print_preprocessing(const struct preprocess *p)
+{
+    static const char *const colors[] = {
+        [IMAGE_RGB] = "RGB", [IMAGE_BGR] = "BGR", [IMAGE_GRAY] = "grey"};
+    bool shifted = false;
+    for (unsigned i = 0; i < p->channels; i++)
+        shifted |= p->mean[i] != 0 || p->stddev[i] != 1;
+    printf("%-12s%s, ", "image", colors[p->color]);
+    if (p->resize == IMAGE_SHORTEST_SIDE)
+        printf("shortest side to %u, centre %u x %u", p->resize_to, p->width, p->height);
+    else if (p->resize == IMAGE_STRETCH)
+        printf("stretched to %u x %u", p->width, p->height);
+    else
+        printf("exactly %u x %u", p->width, p->height);
+    printf("%s\n", p->invert == IMAGE_INVERT_AUTO ? ", light ones inverted" : "");
+    printf("%-12s%sx * %.4g", "pixel x", shifted ? "(" : "", (double)p->scale);
+    if (shifted) {
+        printf(" - ");
+        print_floats(p->mean, p->channels);
+        printf(") / ");
+        print_floats(p->stddev, p->channels);
+    }
+    printf("\n");
+}
+
+static void print_labels(const struct registry_model *m)
+{
+    const size_t most = 10;
+    char buf[TABLE_NUMBER_BYTES], number[24];
+    printf("%-12s%s: ", "classes", table_count(m->classes, buf));
+    size_t shown = m->classes <= most ? m->classes : 3;
+    for (size_t i = 0; i < shown; i++) {
+        printf("%s", i ? ", " : "");
+        table_puts(registry_label(m, i, number), stdout);
+    }
+    if (shown < m->classes) {
+        printf(" ... ");
+        table_puts(registry_label(m, m->classes - 1, number), stdout);
+    }
+    printf("\n");
+}
+
+static void print_head(const struct registry_model *m, const struct cvd_model_stats *stats,
+                       enum cvd_cpu cpu)
+{
+    struct cvd_value_info v;
+    int64_t batch = cvd_model_fixed_batch(m->model);
+    printf("%-12s", "model");
+    table_puts(m->name, stdout);
+    printf(" (");
+    table_puts(m->source, stdout);
+    printf("), opset %" PRId64, stats->opset);
+    if (batch)
+        printf(", batch fixed to %" PRId64, batch);
+    printf("\n");
+    printf("%-12s%s\n", "cpu level", cvd_cpu_name(cpu));
+    for (size_t i = 0; i < cvd_model_input_count(m->model); i++) {
+        cvd_model_input(m->model, i, &v);
+        print_value("input", &v);
+        printf("\n");
+    }
+    for (size_t i = 0; i < cvd_model_output_count(m->model); i++) {
+        cvd_model_output(m->model, i, &v);
+        print_value("output", &v);
+        printf("%s\n", i == 0 && m->apply_softmax ? ", softmax to be applied" : "");
+    }
+    if (m->not_images) {
+        printf("%-12sno: ", "for images");
+        table_puts(m->not_images, stdout);
+        printf("\n");
+    } else {
+        print_preprocessing(&m->preprocess);
+        print_labels(m);
+    }
+    printf("\n");
+}
+
+static bool print_report(const struct registry_model *m, enum cvd_cpu cpu)
+{
+    struct cvd_model_stats stats;
+    struct sums sums = {0};
+    char a[TABLE_NUMBER_BYTES], b[TABLE_NUMBER_BYTES], c[TABLE_NUMBER_BYTES];
+    cvd_model_stats(m->model, &stats);
+    print_head(m, &stats, cpu);
+    if (!print_layers(m->model, &stats, &sums))
+        return false;
+    printf("\n%-13s%s, packed for this machine\n", "weights", table_bytes(stats.weight_bytes, a));
+    printf("%-13s%s for one image; %s if buffers were not shared\n", "activations",
+           table_bytes(stats.activation_bytes, a), table_bytes(stats.unshared_bytes, b));
+    if (sums.convolutions)
+        printf("%-13s%s parameters; dense layers of the same sizes: %s (%s times as many)\n",
+               "convolutions", table_count(sums.convolutions, a), table_count(sums.dense, b),
+               table_count((sums.dense + sums.convolutions / 2) / sums.convolutions, c));
+    return true;
+}
+
+static bool print_json(const struct registry_model *m)
+{
+    struct text t = {0};
+    text_puts(&t, "{");
+    registry_json(&t, m);
+    text_puts(&t, "}\n");
+    if (!t.failed)
+        fwrite(t.data, 1, t.len, stdout);
+    bool good = !t.failed;
+    text_free(&t);
+    return good;
+}
+
+int cmd_inspect(int argc, char **argv)
+{
+    struct cvd_settings settings;
+    bool json = false;
+    cvd_settings_default(&settings);
+    const struct cli_option options[] = {
+        {.name = "json", .kind = CLI_FLAG, .target = &json, .help = "one JSON object"},
+        {.name = "cpu",
+         .kind = CLI_CPU,
+         .target = &settings.cpu,
+         .value = "LEVEL",
+         .help = "show the kernels for this level: auto, c, neon, avx2, avx512"},
+        {0}};
+    const struct cli cli = {
+        .command = "inspect",
+        .operands = "[MODEL|FILE]",
+        .about =
+            "Shows a model's layers: kernel, output shape, parameters, multiply-adds, memory,\n"
+            "and beside each convolution the parameters of a dense layer of the same sizes.",
+        .max_operands = 1,
+        .options = options};
+    int operands;
+    enum cli_result parsed = cli_environment(cli.command, &settings);
+    if (parsed == CLI_RUN)
+        parsed = cli_parse(&cli, argc, argv, &operands);
+    if (parsed != CLI_RUN)
+        return parsed == CLI_HELP ? cli_end(cli.command, 0) : 2;
+
+    struct cvd_engine *engine = NULL;
+    struct registry_model *m = NULL;
+    struct cvd_error err;
+    int code = 0;
+    settings.threads = 1; /* nothing is computed */
+    if (cvd_engine_create(&settings, &engine, &err) != CVD_STATUS_OK ||
+        registry_open(engine, operands ? argv[0] : "lenet5", &m, &err) != CVD_STATUS_OK)
+        code = cli_fail(cli.command, err.message);
+    else if (!(json ? print_json(m) : print_report(m, cvd_engine_cpu(engine))))
+        code = cli_fail(cli.command, "out of memory");
+    registry_close(m);
+    cvd_engine_destroy(engine);
+    return cli_end(cli.command, code);
+}

@@ -1,0 +1,178 @@
+/*
+ * Inside the HTTP daemon: the connections, the request that each is busy with, and the guard, a
+ * thread that ends slow connections and notices clients that leave while their request is computed.
+ *
+ * libmicrohttpd's own timeout only counts silence, so one byte a second holds a connection for
+ * ever, and a suspended connection is not looked at at all. The guard therefore watches the sockets
+ * beside the library. It may call shutdown() on them, never close(): the library tells
+ * conn_closed() before it closes a descriptor, and both run under the table's lock.
+ */
+#ifndef CONVD_SERVER_HTTP_CONN_H
+#define CONVD_SERVER_HTTP_CONN_H
+
+#include "server/inflate.h"
+#include "server/request.h"
+
+#include <convd/status.h>
+
+#include <microhttpd.h>
+#include <pthread.h>
+
+#define HEADER_LIMIT_MS   10000u /* from the first byte to the end of the header */
+#define BODY_LIMIT_MS     30000u
+#define BODY_GRACE_MS     5000u /* from then on a body must come at this rate on average */
+#define BODY_BYTES_PER_S  1024u
+#define DRAIN_LIMIT_MS    5000u /* a body that is read only to be thrown away */
+#define DRAIN_LIMIT_BYTES (64u << 20)
+#define WRITE_LIMIT_MS    30000u
+#define SURPLUS_IDLE_MS   2000u /* a connection beyond max-connections that asks nothing */
+
+/* What a connection is doing, as far as the guard is concerned. */
+enum conn_phase {
+    CONN_IDLE,  /* no complete request header */
+    CONN_BODY,  /* the body is arriving */
+    CONN_DRAIN, /* it is thrown away, the reply is known */
+    CONN_WORK,  /* with a handler */
+    CONN_WRITE, /* the reply is being sent */
+    CONN_ENDED  /* the guard has ended it: nothing more is sent */
+};
+
+/* Where the request is in the library's sequence of handler calls. */
+enum conn_stage {
+    STAGE_NONE,      /* no handler call yet */
+    STAGE_RECEIVING, /* the body goes into the buffer */
+    STAGE_DRAINING,  /* the reply is known, the body is thrown away */
+    STAGE_DEFERRED,  /* suspended; the next call finds the reply */
+    STAGE_REPLIED
+};
+
+struct http_body {
+    char *data;
+    size_t len, room;
+    struct inflater *inflater; /* NULL: as received */
+};
+
+struct conn {
+    struct http *http;
+    unsigned index, generation;
+    int fd;
+    struct conn *next_free;
+    bool live;
+    bool surplus; /* came when max-connections were there already */
+    bool monitored;
+    atomic_bool peer_gone; /* the client has closed its side */
+    atomic_bool gone;      /* nobody waits for answers: that, or the server stops */
+
+    /* What it does and since when, in one word, so that the guard's decision and an I/O thread's
+     * next step exclude each other. */
+    _Atomic uint64_t phase_word;
+    atomic_size_t received; /* body bytes of this request */
+
+    /* The guard's notes on an idle connection: its phase word, the bytes it had received when that
+     * began, and when more were seen. */
+    uint64_t idle_word, idle_bytes, header_ms;
+
+    /* The request; touched by the connection's I/O thread, or by whoever works on it while the
+     * connection is suspended. */
+    struct MHD_Connection *con;
+    enum conn_stage stage;
+    bool close;       /* answer with Connection: close */
+    bool is_work;     /* counted in http.work */
+    bool client_left; /* before the reply was sent */
+    struct request rq;
+    struct http_body body;
+    size_t reply_len;
+    uint64_t timeout_ns;
+    char *uri;   /* the path, then the query, then room for the captures; uri_inline or malloc'ed */
+    char *query; /* inside uri, or NULL */
+    char *scratch;
+    char uri_inline[384];
+};
+
+struct http {
+    struct app *app;
+    struct MHD_Daemon *daemon;
+    int listen_fd; /* the daemon's, once there is one */
+    char address[80];
+    unsigned max_connections; /* as far as the descriptors go */
+    unsigned table_size;      /* libmicrohttpd's limit: some more, to answer 503 on */
+    uint64_t id_seed;
+    atomic_uint_fast64_t id_count;
+
+    pthread_mutex_t lock; /* the table */
+    struct conn *conns, *free_conns;
+    unsigned used; /* slots that were ever in use */
+    atomic_uint live;
+
+    atomic_uint open;     /* requests begun and not completed */
+    atomic_uint work;     /* those of them that carry work and were not refused at once */
+    atomic_uint busy;     /* those with a handler, deferred ones included */
+    atomic_bool stopping; /* no request is given to a handler any more */
+    atomic_size_t body_bytes;
+
+    pthread_t guard;
+    bool guard_running;
+    int guard_epoll, guard_wake;
+};
+
+/* ---- http_conn.c: the table ---- */
+
+/* A new connection's entry, or NULL when the table is full. */
+struct conn *conn_opened(struct http *h, int fd);
+void conn_closed(struct conn *c);
+
+/* False when the guard has ended the connection. */
+bool conn_enter(struct conn *c, enum conn_phase phase);
+
+/* A phase word: milliseconds of the monotonic clock, a step count, a phase. The count tells two
+ * phases within one millisecond apart. */
+#define CONN_PHASE_BITS 3
+#define CONN_STEP_BITS  21
+static inline enum conn_phase conn_word_phase(uint64_t word)
+{
+    return (enum conn_phase)(word & ((1u << CONN_PHASE_BITS) - 1));
+}
+static inline uint64_t conn_word_ms(uint64_t word)
+{
+    return word >> (CONN_PHASE_BITS + CONN_STEP_BITS);
+}
+
+/* Has the guard look whether the client stays, from here to the end of the connection. */
+void conn_monitor(struct conn *c);
+
+/* Ends a connection from its own I/O thread, with a last word past the library. */
+void conn_cut(struct conn *c);
+
+/* ---- http_guard.c ---- */
+enum cvd_status guard_start(struct http *h, struct cvd_error *err);
+void guard_stop(struct http *h);
+/* Writes a complete reply straight to the socket, as far as it takes it at once. */
+void guard_last_word(int fd, int status, const char *code, const char *message);
+
+/* ---- http_body.c ---- */
+enum body_result { BODY_OK, BODY_TOO_LARGE, BODY_CORRUPT, BODY_NO_MEMORY };
+void body_begin(struct conn *c, uint64_t expected_len);
+enum body_result body_add(struct conn *c, const char *data, size_t len);
+void body_free(struct conn *c);
+
+/* ---- http_listen.c ---- */
+
+/* Opens the listening socket and fills h->address. */
+enum cvd_status listen_open(struct http *h, const char *address, struct cvd_error *err);
+/* Settles max_connections and table_size by what RLIMIT_NOFILE allows. */
+enum cvd_status listen_limits(struct http *h, struct cvd_error *err);
+
+/* ---- http_request.c: libmicrohttpd's callbacks for one request ---- */
+void *http_uri_seen(void *cls, const char *uri, struct MHD_Connection *con);
+enum MHD_Result http_access(void *cls, struct MHD_Connection *con, const char *url,
+                            const char *method, const char *version, const char *upload_data,
+                            size_t *upload_data_size, void **con_cls);
+
+/* ---- http_reply.c ---- */
+
+/* Queues c->rq.reply. */
+enum MHD_Result http_send(struct conn *c);
+/* The request is over, answered or not: metrics, log line, memory. */
+void http_finish(struct conn *c, enum MHD_RequestTerminationCode how);
+
+#endif

@@ -1,0 +1,213 @@
+/* The end of a request: its reply as libmicrohttpd wants it, its metrics and its log line. */
+#include "server/http_conn.h"
+
+#include "server/clock.h"
+#include "server/config.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/reply.h"
+#include "server/routes.h"
+
+#include <arpa/inet.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+static bool must_close(const struct conn *c)
+{
+    return c->close || atomic_load(&c->http->app->phase) >= APP_DRAINING ||
+           atomic_load(&c->http->live) > c->http->max_connections;
+}
+
+static void add_headers(struct MHD_Response *response, const struct conn *c)
+{
+    const struct reply *r = &c->rq.reply;
+    char number[16];
+
+    MHD_add_response_header(response, "Content-Type", r->content_type);
+    MHD_add_response_header(response, "X-Request-Id", c->rq.id);
+    if (r->status >= 400) {
+        MHD_add_response_header(response, "Cache-Control", "no-store");
+        MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    }
+    if (r->allow)
+        MHD_add_response_header(response, "Allow", r->allow);
+    if (r->retry_after) {
+        snprintf(number, sizeof number, "%u", r->retry_after);
+        MHD_add_response_header(response, "Retry-After", number);
+    }
+    if (must_close(c))
+        MHD_add_response_header(response, "Connection", "close");
+}
+
+enum MHD_Result http_send(struct conn *c)
+{
+    struct reply *r = &c->rq.reply;
+
+    if (r->status == 0)
+        reply_error(&c->rq, 500, "internal", "the request was not answered");
+    c->client_left = atomic_load(&c->gone);
+    body_free(c);
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        r->body_len, r->body, r->body_is_static ? MHD_RESPMEM_PERSISTENT : MHD_RESPMEM_MUST_FREE);
+    if (!response)
+        return MHD_NO; /* no memory for a reply: the connection is closed */
+    if (!r->body_is_static)
+        r->body = NULL; /* the response's now */
+    c->reply_len = c->rq.method == METHOD_HEAD ? 0 : r->body_len;
+    add_headers(response, c);
+    enum MHD_Result rc = conn_enter(c, CONN_WRITE)
+                             ? MHD_queue_response(c->con, (unsigned)r->status, response)
+                             : MHD_NO;
+    MHD_destroy_response(response);
+    if (rc == MHD_YES)
+        c->stage = STAGE_REPLIED;
+    return rc;
+}
+
+/* ---- afterwards ---- */
+
+static void client_address(const struct conn *c, char out[INET6_ADDRSTRLEN])
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c->con, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+
+    out[0] = '\0';
+    if (!info || !info->client_addr)
+        return;
+    if (info->client_addr->sa_family == AF_INET)
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)info->client_addr)->sin_addr,
+                  out, INET6_ADDRSTRLEN);
+    else if (info->client_addr->sa_family == AF_INET6)
+        inet_ntop(AF_INET6,
+                  &((const struct sockaddr_in6 *)(const void *)info->client_addr)->sin6_addr, out,
+                  INET6_ADDRSTRLEN);
+}
+
+static const char *method_name(enum request_method method)
+{
+    switch (method) {
+    case METHOD_GET:
+        return "GET";
+    case METHOD_HEAD:
+        return "HEAD";
+    case METHOD_POST:
+        return "POST";
+    case METHOD_PUT:
+        return "PUT";
+    case METHOD_OPTIONS:
+        return "OPTIONS";
+    case METHOD_OTHER:
+        break;
+    }
+    return "other";
+}
+
+/* Numbers for the log line, one after the other in one buffer. */
+struct numbers {
+    char text[256];
+    size_t len;
+};
+
+static const char *number(struct numbers *n, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static const char *number(struct numbers *n, const char *format, ...)
+{
+    char *start = n->text + n->len;
+    va_list args;
+
+    va_start(args, format);
+    int len = vsnprintf(start, sizeof n->text - n->len, format, args);
+    va_end(args);
+    if (len < 0 || (size_t)len >= sizeof n->text - n->len)
+        return NULL;
+    n->len += (size_t)len + 1;
+    return start;
+}
+
+static double ms(uint64_t ns)
+{
+    return (double)ns / 1e6;
+}
+
+static void access_line(struct conn *c, int status, const char *code, uint64_t total_ns)
+{
+    const struct request *rq = &c->rq;
+    struct numbers n = {.len = 0};
+    char client[INET6_ADDRSTRLEN];
+    bool inference = rq->images > 0;
+
+    client_address(c, client);
+    log_event(rq->app->log, status ? LOG_INFO : LOG_DEBUG, "request",
+              (const struct log_field[]){
+                  {"method", method_name(rq->method)},
+                  {"route", rq->route ? rq->route->label : NULL},
+                  {"path", rq->path},
+                  {"#status", status ? number(&n, "%d", status) : NULL},
+                  {"#bytes_in", number(&n, "%zu", atomic_load(&c->received))},
+                  {"#bytes_out", number(&n, "%zu", c->reply_len)},
+                  {"model", rq->model[0] ? rq->model : NULL},
+                  {"version", rq->version[0] ? rq->version : NULL},
+                  {"#images", inference ? number(&n, "%u", rq->images) : NULL},
+                  {"#batch", inference ? number(&n, "%u", rq->batch_size) : NULL},
+                  {"#decode_ms", inference ? number(&n, "%.3f", ms(rq->decode_ns)) : NULL},
+                  {"#queue_ms", inference ? number(&n, "%.3f", ms(rq->queue_ns)) : NULL},
+                  {"#compute_ms", inference ? number(&n, "%.3f", ms(rq->compute_ns)) : NULL},
+                  {"#total_ms", number(&n, "%.3f", ms(total_ns))},
+                  {"client", client[0] ? client : NULL},
+                  {"request_id", rq->id},
+                  {"error", code},
+                  {NULL, NULL},
+              });
+}
+
+/* What the request came to: the status that was sent, 0 when nobody was there to hear it. */
+static int outcome(const struct conn *c, enum MHD_RequestTerminationCode how, const char **code)
+{
+    bool ended = conn_word_phase(atomic_load(&c->phase_word)) == CONN_ENDED;
+    bool receiving = c->stage == STAGE_RECEIVING || c->stage == STAGE_DRAINING;
+
+    *code = c->rq.reply.error_code;
+    if (ended && c->stage == STAGE_DRAINING)
+        return c->rq.reply.status; /* as the guard's last word */
+    if (ended) {
+        *code = "slow_client";
+        return c->stage == STAGE_REPLIED ? c->rq.reply.status : 408;
+    }
+    if (c->stage == STAGE_REPLIED && !c->client_left)
+        return c->rq.reply.status;
+    if (receiving && how == MHD_REQUEST_TERMINATED_WITH_ERROR) {
+        *code = "bad_chunk"; /* the library refused the body, and answered */
+        return 400;
+    }
+    *code = how == MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN ? "shutdown" : "client_gone";
+    return 0;
+}
+
+void http_finish(struct conn *c, enum MHD_RequestTerminationCode how)
+{
+    struct request *rq = &c->rq;
+    struct metrics *metrics = rq->app->metrics;
+    uint64_t total_ns = clock_ns() - rq->start_ns;
+    const char *code;
+    int status = outcome(c, how, &code);
+
+    if (status)
+        metrics_http(metrics, rq->route, rq->method, status, total_ns);
+    else if (how != MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN)
+        metrics_disconnect(metrics);
+    if (rq->app->config->access_log)
+        access_line(c, status, code, total_ns);
+
+    if (rq->state_free)
+        rq->state_free(rq->state);
+    if (!rq->reply.body_is_static)
+        free(rq->reply.body);
+    rq->state = NULL;
+    rq->state_free = NULL;
+    rq->reply = (struct reply){0};
+    body_free(c);
+    metrics_inflight(metrics, -1);
+    atomic_fetch_sub(&c->http->work, c->is_work);
+    atomic_fetch_sub(&c->http->open, 1);
+}

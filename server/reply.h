@@ -1,0 +1,45 @@
+/* Fills replies: every response body of convd is made through this file. */
+#ifndef CONVD_SERVER_REPLY_H
+#define CONVD_SERVER_REPLY_H
+
+#include "server/request.h"
+
+#include <convd/status.h>
+
+/* {"error":{"code":"…","message":"…","request_id":"…"}}; the message is escaped. Falls back to a
+ * fixed text when there is no memory. Returns REQUEST_DONE so that a handler can return it. */
+enum request_result reply_error(struct request *rq, int status, const char *code,
+                                const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+/* 503 with Retry-After (1 to 3 seconds, spread so that clients do not come back together). */
+enum request_result reply_busy(struct request *rq, const char *code, const char *message);
+
+/* Takes ownership of a malloc'ed JSON text. */
+enum request_result reply_json_take(struct request *rq, int status, char *text, size_t len);
+
+/* A body that lives for ever. */
+enum request_result reply_static(struct request *rq, int status, const char *content_type,
+                                 const char *body, size_t len);
+
+/* Takes ownership of a malloc'ed text of another type. */
+enum request_result reply_take(struct request *rq, int status, const char *content_type, char *body,
+                               size_t len);
+
+/*
+ * A growing text for composing replies; on want of memory it turns `failed` and stays empty.
+ * text_json_string() writes a quoted, escaped JSON string; invalid UTF-8 becomes U+FFFD.
+ */
+struct text {
+    char *data;
+    size_t len, room;
+    bool failed;
+};
+void text_append(struct text *t, const char *data, size_t len);
+void text_puts(struct text *t, const char *string);
+void text_printf(struct text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void text_json_string(struct text *t, const char *string);
+/* The fewest digits, six to nine, that give the same float; "null" when it is not finite. */
+void text_json_number(struct text *t, double value);
+void text_free(struct text *t);
+
+#endif
