@@ -1,0 +1,245 @@
+/* The batcher: who is let in, how long a batch may wait, and how it ends. */
+#include "tests/unit/batch_fixture.h"
+
+/* ---- admission ---- */
+
+Test(batch, the_queue_is_bounded_in_images)
+{
+    struct upload up[3];
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(8, 0, 5);
+    for (unsigned i = 0; i < 3; i++)
+        upload_init(&up[i], i == 0 ? 6 : 3, i, &done);
+    cr_expect_eq(batch_submit(b, &up[0].ticket), BATCH_FULL, "six never fit");
+    occupy(1);
+    submit(b, &up[1]);
+    cr_expect_eq(batch_submit(b, &up[2].ticket), BATCH_FULL);
+    cr_expect_eq(batch_depth(b), 3);
+    release(1);
+    wait_for(&done, 1);
+    expect_own_answer(&up[1]);
+    cr_expect_eq(up[0].done_calls + up[2].done_calls, 0, "done() came for a refused ticket");
+    submit(b, &up[2]);
+    wait_for(&done, 1);
+    expect_own_answer(&up[2]);
+    for (unsigned i = 0; i < 3; i++)
+        upload_free(&up[i]);
+    stop(b);
+}
+
+Test(batch, the_bytes_are_bounded_over_all_models)
+{
+    struct upload up[3];
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    budget.max_bytes = 5 * IN * sizeof(float);
+    struct batcher *b = batcher(8, 0, 100), *other = batcher(8, 0, 100);
+    for (unsigned i = 0; i < 3; i++)
+        upload_init(&up[i], 2 + i, i, &done);
+    occupy(1);
+    submit(b, &up[0]);
+    submit(other, &up[1]);
+    cr_expect_eq(batch_submit(b, &up[2].ticket), BATCH_FULL);
+    cr_expect_eq(budget.bytes, 5 * IN * sizeof(float));
+    cr_expect_float_eq(metric("convd_queue_bytes"), 5 * IN * sizeof(float), 0.1);
+    release(1);
+    wait_for(&done, 2);
+    submit(b, &up[2]);
+    wait_for(&done, 1);
+    for (unsigned i = 0; i < 3; i++) {
+        expect_own_answer(&up[i]);
+        upload_free(&up[i]);
+    }
+    batcher_destroy(other);
+    stop(b);
+}
+
+Test(batch, what_cannot_be_in_time_is_refused)
+{
+    struct upload first, many, late;
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(1, 0, 400000);
+    upload_init(&first, 1, 0, &done);
+    upload_init(&many, 200000, 1, &done);
+    upload_init(&late, 1, 2, &done);
+    first.ticket.deadline_ns = clock_ns();
+    cr_expect_eq(batch_submit(b, &first.ticket), BATCH_TOO_LATE, "the deadline has passed");
+    first.ticket.deadline_ns = clock_ns() + 60000000000u;
+    cr_expect_eq(batch_estimate_ns(b), 0, "nothing is known and nothing waits");
+    submit(b, &first);
+    wait_for(&done, 1);
+
+    occupy(1);
+    submit(b, &many); /* takes long enough for the next: an image needs a fraction of 1 us */
+    uint64_t estimate = batch_estimate_ns(b);
+    cr_assert_gt(estimate, 10000000, "only %llu ns", (unsigned long long)estimate);
+    enum batch_admission admission;
+    do { /* until the decision fell before the deadline: a busy machine may be slower */
+        late.ticket.deadline_ns = clock_ns() + estimate / 2;
+        admission = batch_submit(b, &late.ticket);
+    } while (clock_ns() >= late.ticket.deadline_ns);
+    cr_expect_eq(admission, BATCH_TOO_LATE);
+    late.ticket.deadline_ns = clock_ns() + estimate + 60000000000u;
+    submit(b, &late);
+    many.gone = true;
+    release(1);
+    wait_for(&done, 2);
+    expect_own_answer(&late);
+    cr_expect_eq(batch_estimate_ns(b), 0, "an idle batcher makes nobody wait");
+    upload_free(&first);
+    upload_free(&many);
+    upload_free(&late);
+    stop(b);
+}
+
+/* ---- a delay ---- */
+
+Test(batch, a_delay_counts_from_the_oldest_arrival)
+{
+    const uint64_t delay_ns = 300000000;
+    struct upload up[2];
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(2, 0);
+    struct batcher *b = batcher(8, delay_ns, 100);
+    for (unsigned i = 0; i < 2; i++)
+        upload_init(&up[i], 1, i, &done);
+    submit(b, &up[0]);
+    usleep(20000);
+    submit(b, &up[1]);
+    wait_for(&done, 2);
+    for (unsigned i = 0; i < 2; i++) {
+        expect_own_answer(&up[i]);
+        cr_expect_eq(up[i].ticket.batch_size, 2);
+    }
+    cr_expect_geq(up[0].ticket.queue_ns, delay_ns);
+    cr_expect_lt(up[1].ticket.queue_ns, up[0].ticket.queue_ns - 19000000,
+                 "the second waited as if it had come first");
+    expect_batches(0, 1, 0, 2);
+    submit(b, &up[0]); /* and once more: the timer has not fallen asleep */
+    wait_for(&done, 1);
+    expect_batches(0, 2, 0, 3);
+    upload_free(&up[0]);
+    upload_free(&up[1]);
+    stop(b);
+}
+
+Test(batch, a_full_batch_does_not_wait)
+{
+    struct upload up[3];
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(2, 0);
+    struct batcher *b = batcher(4, 600000000000u, 100); /* ten minutes */
+    for (unsigned i = 0; i < 3; i++) {
+        upload_init(&up[i], i == 2 ? 5 : 2, i, &done);
+        submit(b, &up[i]);
+    }
+    wait_for(&done, 2); /* the third needs a fifth image */
+    expect_own_answer(&up[0]);
+    expect_own_answer(&up[1]);
+    cr_expect_eq(up[2].done_calls, 0);
+    batcher_destroy(b); /* nothing more can come: the rest runs now */
+    cr_expect_eq(up[2].done_calls, 1);
+    expect_own_answer(&up[2]);
+    expect_batches(2, 1, 0, 9);
+    for (unsigned i = 0; i < 3; i++)
+        upload_free(&up[i]);
+    stop(NULL);
+}
+
+/* ---- ending ---- */
+
+static void *release_soon(void *cookie)
+{
+    (void)cookie;
+    usleep(20000);
+    release(2);
+    return NULL;
+}
+
+Test(batch, destroying_waits_for_everything_accepted)
+{
+    struct upload up[50];
+    pthread_t thread;
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(2, 0);
+    struct batcher *b = batcher(4, 0, 1000);
+    occupy(2);
+    for (unsigned i = 0; i < 50; i++) {
+        upload_init(&up[i], 1 + i % 7, i, &done);
+        submit(b, &up[i]);
+    }
+    cr_assert_eq(pthread_create(&thread, NULL, release_soon, NULL), 0);
+    batcher_destroy(b);
+    for (unsigned i = 0; i < 50; i++) {
+        expect_own_answer(&up[i]); /* with done() seen, although nobody waited for it */
+        upload_free(&up[i]);
+    }
+    pthread_join(thread, NULL);
+    stop(NULL);
+}
+
+static sem_t entered;
+
+static void on_done_slowly(struct batch_ticket *t)
+{
+    sem_post(&entered);
+    usleep(50000);
+    on_done(t);
+}
+
+Test(batch, destroying_waits_for_the_last_callback)
+{
+    struct upload up;
+    sem_t done;
+    sem_init(&done, 0, 0);
+    sem_init(&entered, 0, 0);
+    start(2, 0);
+    struct batcher *b = batcher(4, 0, 1000);
+    upload_init(&up, 1, 0, &done);
+    up.ticket.done = on_done_slowly;
+    submit(b, &up);
+    wait_for(&entered, 1); /* the queue is empty, the answer is there */
+    batcher_destroy(b);
+    cr_expect_eq(up.done_calls, 1);
+    upload_free(&up);
+    stop(NULL);
+}
+
+Test(batch, impossible_options_and_models_are_refused)
+{
+    struct batcher *b = NULL;
+    struct batch_options options = {
+        .max_batch = 0, .max_queue = 1, .budget = &budget, .metrics = NULL};
+    start(1, 0);
+    options.metrics = series;
+    cr_expect_eq(batcher_create(engine, model, &options, &b, &err), CVD_STATUS_INVALID_ARGUMENT);
+    options.max_batch = 1;
+    options.max_queue = 0;
+    cr_expect_eq(batcher_create(engine, model, &options, &b, &err), CVD_STATUS_INVALID_ARGUMENT);
+    options.max_queue = 1;
+    cvd_model_destroy(model);
+
+    /* Two inputs: y = x1 + x2. */
+    static const int64_t dims[] = {-1, 4};
+    struct pb graph = {0};
+    pb_message(&graph, 1, pb_node("Add", "sum", "x1", "x2", "y"));
+    pb_message(&graph, 11, pb_value("x1", 1, 2, dims));
+    pb_message(&graph, 11, pb_value("x2", 1, 2, dims));
+    pb_message(&graph, 12, pb_value("y", 1, 2, dims));
+    struct pb file = pb_model(graph);
+    cr_assert_eq(cvd_model_load(engine, file.data, file.len, NULL, &model, &err), CVD_STATUS_OK,
+                 "%s", err.message);
+    pb_free(&file);
+    cr_expect_eq(batcher_create(engine, model, &options, &b, &err), CVD_STATUS_UNSUPPORTED);
+    cr_expect_not_null(strstr(err.message, "2 inputs"), "%s", err.message);
+    cr_expect_null(b);
+    stop(NULL);
+}

@@ -1,0 +1,128 @@
+/* All passes together, on a network that has work for each of them. */
+#include "tests/unit/pass_fixture.h"
+
+/* A fixed batch, a Pad, batch norm, activations in one node and in several, a residual, a mean, a
+ * linear layer in two nodes, Identity, and shape arithmetic. */
+static void everything(struct graph *g)
+{
+    static const int64_t pads[] = {0, 0, 1, 1, 0, 0, 1, 1}, flat[] = {1, -1};
+    const struct op_attr axes[] = {PASS_INTS("axes", 2, 3)};
+    net_init(g);
+    uint32_t x = net_input(g, "x", NET_SHAPE(1, 4, 6, 6));
+    uint32_t y = NET_OP(g, "Pad", "pad", x, net_ints(g, "pads", 8, pads));
+    y = NET_OP(g, "Conv", "stem", y, net_weights(g, "w", NET_SHAPE(4, 4, 3, 3), 0.5f, 1));
+    uint32_t n[4];
+    for (uint32_t i = 0; i < 4; i++)
+        n[i] = net_weights(g, NULL, NET_SHAPE(4), 0.5f, 2 + i);
+    for (size_t i = 0; i < 4; i++)
+        ((float *)g->values[n[3]].data)[i] += 1;
+    y = NET_OP(g, "BatchNormalization", "bn", y, n[0], n[1], n[2], n[3]);
+    uint32_t skip = NET_OP(g, "Mul", "swish", y, NET_OP(g, "Sigmoid", "gate", y));
+    y = NET_OP(g, "Identity", "same", pass_conv(g, "branch", skip, 4, true));
+    y = NET_OP(g, "Relu", "relu", NET_OP(g, "Add", "sum", y, skip));
+    y = NET_OP_ATTRS(g, "ReduceMean", "mean", axes, y);
+    y = NET_OP(g, "Reshape", "flat", y, net_ints(g, "s", 2, flat));
+    y = NET_OP(g, "MatMul", "fc", y, net_weights(g, "m", NET_SHAPE(4, 5), 1, 9));
+    y = NET_OP(g, "Add", "bias", y, net_weights(g, "b", NET_SHAPE(5), 1, 10));
+    uint32_t t = NET_OP(g, "Div", "t", y, pass_scalar(g, 1.41421354f));
+    t = NET_OP(g, "Add", "one more", NET_OP(g, "Erf", "erf", t), pass_scalar(g, 1));
+    t = NET_OP(g, "Mul", "half", NET_OP(g, "Mul", "gated", y, t), pass_scalar(g, 0.5f));
+    net_output(g, NET_OP(g, "Softmax", "y", t));
+}
+
+Test(passes, everything_is_rewritten)
+{
+    struct graph g;
+    struct plan *plan = NULL;
+    struct cvd_error err = {.message = ""};
+    struct kernels kernels;
+    kernels_init(&kernels, CVD_CPU_C);
+    everything(&g);
+    cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
+    cr_assert_eq(plan_build(&g, &kernels, NULL, &plan, &err), CVD_STATUS_OK, "%s", err.message);
+    graph_release(&g);
+    static const char *const labels[] = {"Conv+Swish", "Conv+Add+Relu", "GlobalAveragePool",
+                                         "MatMul+Add+Gelu", "Softmax"};
+    static const char *const names[] = {"stem", "branch", "mean", "fc", "y"};
+    static const uint64_t parameters[] = {148, 148, 0, 25, 0}; /* weights and folded biases */
+    static const uint64_t macs[] = {36 * 144, 36 * 144, 0, 20, 0};
+    cr_assert_eq(plan->step_count, 5);
+    for (uint32_t i = 0; i < 5; i++) {
+        cr_expect_str_eq(plan->steps[i].label, labels[i]);
+        cr_expect_str_eq(plan->steps[i].name, names[i]);
+        cr_expect_eq(plan->steps[i].prepared.parameters, parameters[i]);
+        cr_expect_eq(plan->steps[i].prepared.macs, macs[i]);
+    }
+    cr_assert_eq(plan->fixed_batch, 0);
+    cr_assert(plan->batchwise);
+    cr_assert(plan->ends_in_softmax);
+    plan_destroy(plan);
+}
+
+/* The input of that many images through the graph as it is written and rewritten. */
+Test(passes, the_answer_stays)
+{
+    struct cvd_engine *engine = net_engine(2);
+    struct cvd_error err = {.message = ""};
+    float x[3 * 144], y[2][3 * 5];
+    net_fill(x, 3 * 144, 5);
+    for (int rewritten = 0; rewritten < 2; rewritten++) {
+        const struct cvd_load_options options = {.as_written = !rewritten};
+        struct cvd_model *model = NULL;
+        struct cvd_session *session = NULL;
+        struct graph g;
+        everything(&g);
+        cr_assert_eq(net_try(engine, &g, &options, &model, &err), CVD_STATUS_OK, "%s", err.message);
+        cr_assert_eq(cvd_model_fixed_batch(model), rewritten ? 0 : 1);
+        int64_t batch = rewritten ? 3 : 1;
+        cr_assert_eq(cvd_session_create(model, batch, &session, &err), CVD_STATUS_OK);
+        for (int64_t i = 0; i < 3; i += batch)
+            cr_assert_eq(cvd_session_run(session, batch, (const void *[]){x + i * 144},
+                                         (void *[]){y[rewritten] + i * 5}, &err),
+                         CVD_STATUS_OK);
+        cvd_session_destroy(session);
+        cvd_model_destroy(model);
+    }
+    for (size_t i = 0; i < 15; i++)
+        cr_assert_float_eq(y[0][i], y[1][i], 1e-6);
+    cvd_engine_destroy(engine);
+}
+
+/* Rewriting what has been rewritten changes nothing. */
+Test(passes, twice_is_as_good_as_once)
+{
+    struct graph g;
+    char once[1000];
+    everything(&g);
+    pass_apply_list(&g, passes_all);
+    snprintf(once, sizeof(once), "%s", pass_ops(&g));
+    cr_assert_str_eq(once, "convd.Conv convd.Conv GlobalAveragePool Reshape convd.MatMul Softmax");
+    pass_apply_list(&g, passes_all);
+    cr_assert_str_eq(pass_ops(&g), once);
+    graph_release(&g);
+}
+
+Test(passes, every_failing_allocation_is_survived, .timeout = 60)
+{
+    struct kernels kernels;
+    kernels_init(&kernels, CVD_CPU_C);
+    size_t failures = 0;
+    for (size_t n = 1;; n++) {
+        struct graph g;
+        struct plan *plan = NULL;
+        struct cvd_error err = {.message = ""};
+        everything(&g);
+        cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
+        mem_fail_after(n, n % 2 == 0);
+        enum cvd_status status = plan_build(&g, &kernels, NULL, &plan, &err);
+        mem_fail_after(0, false);
+        graph_release(&g);
+        plan_destroy(plan);
+        if (status == CVD_STATUS_OK)
+            break;
+        cr_assert_eq(status, CVD_STATUS_OUT_OF_MEMORY, "allocation %zu: %s", n, err.message);
+        cr_assert_neq(err.message[0], '\0');
+        failures++;
+    }
+    cr_assert_gt(failures, 60);
+}
