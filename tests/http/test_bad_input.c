@@ -1,0 +1,394 @@
+/* /classify with bodies that are wrong: the right status and code for each, and a server that goes
+ * on as if nothing had happened. */
+#include "tests/support/requests.h"
+
+#include <criterion/criterion.h>
+
+#include <zlib.h>
+
+struct bad {
+    const char *what, *type;
+    struct data body;
+    int status;
+    const char *code; /* NULL: any */
+};
+
+static void run(struct server *s, const struct bad *rows, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        response_expect_error(
+            http_post(s, "/classify", rows[i].type, rows[i].body.bytes, rows[i].body.len),
+            rows[i].status, rows[i].code, rows[i].what);
+    struct data png = data_read("digit-0.png");
+    expect_digit(http_post(s, "/classify", NULL, png.bytes, png.len), 0, 5, "afterwards");
+}
+#define RUN(s, rows) run(s, rows, sizeof(rows) / sizeof *(rows))
+
+static struct data text(const char *string)
+{
+    return (struct data){(unsigned char *)(uintptr_t)string, strlen(string)};
+}
+
+static struct data copy(struct data file)
+{
+    struct data c = {data_alloc(file.len + 1), file.len};
+    memcpy(c.bytes, file.bytes, file.len);
+    return c;
+}
+
+/* The file with `len` bytes at `offset` replaced. */
+static struct data patched(struct data file, size_t offset, const char *bytes, size_t len)
+{
+    struct data c = copy(file);
+    cr_assert(offset + len <= c.len);
+    memcpy(c.bytes + offset, bytes, len);
+    return c;
+}
+
+static struct data cut(struct data file, size_t len)
+{
+    cr_assert(len <= file.len);
+    return (struct data){file.bytes, len};
+}
+
+Test(bad_input, not_an_image)
+{
+    const struct bad rows[] = {
+        {"nothing", NULL, {(unsigned char *)"", 0}, 400, "empty_body"},
+        {"nothing as JSON", "application/json", {(unsigned char *)"", 0}, 400, "empty_body"},
+        {"text", "text/plain", text("seven"), 415, "unsupported_image_format"},
+        {"a GIF", "image/gif", text("GIF89a\1\1\1\1\1\1\1;"), 415, "unsupported_image_format"},
+        {"a WebP", "image/webp", text("RIFF\1\1\1\1WEBPVP8 "), 415, "unsupported_image_format"},
+        {"a TIFF", "image/tiff", text("II*\1\10\1\1\1"), 415, "unsupported_image_format"},
+        {"a PSD", NULL, text("8BPS\1\1\1\1"), 415, "unsupported_image_format"},
+        {"an SVG", "image/svg+xml", text("<svg xmlns='x'/>"), 415, "unsupported_image_format"},
+        {"a PDF announced as PNG", "image/png", text("%PDF-1.4"), 415, "unsupported_image_format"},
+        {"a ZIP", NULL, text("PK\3\4\24"), 415, "unsupported_image_format"},
+        {"a HEIC",
+         NULL,
+         {(unsigned char *)"\0\0\0\30ftypheic\0\0\0\0", 16},
+         415,
+         "unsupported_image_format"},
+        {"783 octets",
+         "application/octet-stream",
+         {digit_pixels(1) ? data_alloc(783) : NULL, 783},
+         422,
+         "shape_mismatch"},
+        {"785 octets", "application/octet-stream", {data_alloc(785), 785}, 422, "shape_mismatch"},
+    };
+    struct server *s = server_start(NULL);
+    RUN(s, rows);
+    server_stop(s);
+}
+
+Test(bad_input, png)
+{
+    struct data good = data_read("digit-3.png");
+    uint8_t lines[29 * 28] = {0};
+    size_t bomb_len = 40000000;
+    const struct png_parts bomb = {16, 16, 8, 0, 0, NULL, 0, data_alloc(bomb_len), bomb_len};
+    const struct png_parts huge = {50000, 50000, 8, 0, 0, NULL, 0, lines, sizeof lines};
+    const struct png_parts many = {10000, 10000, 8, 0, 0, NULL, 0, lines, sizeof lines};
+    const struct png_parts flat = {28, 0, 8, 0, 0, NULL, 0, lines, sizeof lines};
+    const struct png_parts depth = {28, 28, 3, 0, 0, NULL, 0, lines, sizeof lines};
+    const struct png_parts color = {28, 28, 8, 5, 0, NULL, 0, lines, sizeof lines};
+    const struct png_parts bare = {28, 28, 8, 3, 0, NULL, 0, lines, sizeof lines};
+    const struct png_parts brief = {28, 28, 8, 0, 0, NULL, 0, lines, sizeof lines / 2};
+    const struct bad rows[] = {
+        {"the signature alone", NULL, cut(good, 8), 422, "corrupt_image"},
+        {"half a file", NULL, cut(good, good.len / 2), 422, "corrupt_image"},
+        {"no IEND", NULL, cut(good, good.len - 12), 422, "corrupt_image"},
+        {"a flipped bit in IDAT", NULL, patched(good, 50, "\xAA", 1), 422, "corrupt_image"},
+        {"a wrong CRC of IHDR", NULL, patched(good, 29, "\1\2\3\4", 4), 422, "corrupt_image"},
+        {"IHDR is not first", NULL, patched(good, 12, "tEXt", 4), 422, "corrupt_image"},
+        {"a chunk beyond the end", NULL, patched(good, 33, "\x7F\xFF\xFF\xFF", 4), 422,
+         "corrupt_image"},
+        {"no height", NULL, make_png_from(&flat), 422, "zero_size_image"},
+        {"2.5 gigapixels", NULL, make_png_from(&huge), 422, "image_too_large"},
+        {"100 megapixels", NULL, make_png_from(&many), 422, "image_too_large"},
+        {"3 bits a sample", NULL, make_png_from(&depth), 422, NULL},
+        {"colour type 5", NULL, make_png_from(&color), 422, NULL},
+        {"a palette image without palette", NULL, make_png_from(&bare), 422, "corrupt_image"},
+        {"too few scan lines", NULL, make_png_from(&brief), 422, "corrupt_image"},
+        {"a bomb: 40 MB in a 16x16 image", NULL, make_png_from(&bomb), 422, NULL},
+    };
+    struct server *s = server_start(NULL);
+    size_t before = server_rss(s);
+    RUN(s, rows);
+    size_t after = server_rss(s);
+    cr_expect(server_slowness() > 1 || after < before + 8000000, "%zu bytes more", after - before);
+    server_stop(s);
+}
+
+/* Offset of the first segment with this marker in a JPEG file. */
+static size_t segment(struct data jpeg, unsigned marker)
+{
+    size_t at = 2;
+    while (jpeg.bytes[at + 1] != marker) {
+        at += 2u + (size_t)jpeg.bytes[at + 2] * 256 + jpeg.bytes[at + 3];
+        cr_assert(at + 4 <= jpeg.len && jpeg.bytes[at] == 0xFF, "no segment %02x", marker);
+    }
+    return at;
+}
+
+Test(bad_input, jpeg)
+{
+    struct data good = data_read("paper-8.jpg");
+    size_t dht = segment(good, 0xC4), sof = segment(good, 0xC0), sos = segment(good, 0xDA);
+    struct data overfull = copy(good);
+    memset(overfull.bytes + dht + 5, 0xFF, 16);
+    struct body scans = {0};
+    body_add(&scans, good.bytes, good.len - 2);
+    for (int i = 0; i < 2000; i++)
+        body_add(&scans, good.bytes + sos, 10);
+    body_add(&scans, "\xFF\xD9", 2);
+    const struct bad rows[] = {
+        {"three bytes", NULL, cut(good, 3), 422, "corrupt_image"},
+        {"half a file", NULL, cut(good, good.len / 2), 422, "corrupt_image"},
+        {"no EOI", NULL, cut(good, good.len - 2), 422, "corrupt_image"},
+        {"an over-full Huffman table", NULL, overfull, 422, "corrupt_image"},
+        {"Huffman table 9", NULL, patched(good, dht + 4, "\x09", 1), 422, "corrupt_image"},
+        {"12 bits", NULL, patched(good, sof + 4, "\x0C", 1), 422, "unsupported_image_variant"},
+        {"arithmetic coding", NULL, patched(good, sof + 1, "\xC9", 1), 422,
+         "unsupported_image_variant"},
+        {"lossless", NULL, patched(good, sof + 1, "\xC3", 1), 422, "unsupported_image_variant"},
+        {"no height", NULL, patched(good, sof + 5, "\0\0", 2), 422, NULL},
+        {"no width", NULL, patched(good, sof + 7, "\0\0", 2), 422, "zero_size_image"},
+        {"65535x65535", NULL, patched(good, sof + 5, "\xFF\xFF\xFF\xFF", 4), 422,
+         "image_too_large"},
+        {"two components", NULL, patched(good, sof + 9, "\2", 1), 422, NULL},
+        {"sampling 0", NULL, patched(good, sof + 11, "\0", 1), 422, "corrupt_image"},
+        {"a segment beyond the end", NULL, patched(good, dht + 2, "\xFF\xFF", 2), 422,
+         "corrupt_image"},
+        {"2000 scans", NULL, {(unsigned char *)scans.bytes, scans.len}, 422, NULL},
+    };
+    struct server *s = server_start(NULL);
+    RUN(s, rows);
+    server_stop(s);
+}
+
+Test(bad_input, bmp)
+{
+    struct data good = data_read("digit-4.bmp");
+    const struct bad rows[] = {
+        {"the header alone", NULL, cut(good, 54), 422, "corrupt_image"},
+        {"short by a row", NULL, cut(good, good.len - 84), 422, "corrupt_image"},
+        {"data beyond the end", NULL, patched(good, 10, "\xFF\xFF\xFF\x0F", 4), 422,
+         "corrupt_image"},
+        {"an OS/2 header", NULL, patched(good, 14, "\x0C", 1), 422, NULL},
+        {"4 bits a pixel", NULL, patched(good, 28, "\4", 1), 422, "unsupported_image_variant"},
+        {"1 bit a pixel", NULL, patched(good, 28, "\1", 1), 422, "unsupported_image_variant"},
+        {"run-length coding", NULL, patched(good, 30, "\1", 1), 422, "unsupported_image_variant"},
+        {"no width", NULL, patched(good, 18, "\0\0\0\0", 4), 422, "zero_size_image"},
+        {"no height", NULL, patched(good, 22, "\0\0\0\0", 4), 422, "zero_size_image"},
+        {"10000x10000", NULL, patched(good, 18, "\x10\x27\0\0\x10\x27\0\0", 8), 422,
+         "image_too_large"},
+        {"the height INT_MIN", NULL, patched(good, 22, "\0\0\0\x80", 4), 422, NULL},
+        {"a negative width", NULL, patched(good, 18, "\xE4\xFF\xFF\xFF", 4), 422, NULL},
+    };
+    struct server *s = server_start(NULL);
+    RUN(s, rows);
+    /* A negative height is legal: the rows stand from the top. */
+    struct data flipped = patched(good, 22, "\xE4\xFF\xFF\xFF", 4);
+    for (size_t y = 0; y < 28; y++)
+        memcpy(flipped.bytes + 54 + y * 84, good.bytes + 54 + (27 - y) * 84, 84);
+    expect_digit(http_post(s, "/classify", NULL, flipped.bytes, flipped.len), 4, 5, "top-down");
+    server_stop(s);
+}
+
+/* The limit is the operator's. */
+Test(bad_input, max_pixels)
+{
+    struct data small = data_read("digit-3.png"), large = data_read("paper-3.png");
+    struct server *s = server_start_with("--max-pixels", "4096");
+    expect_digit(http_post(s, "/classify", NULL, small.bytes, small.len), 3, 5, "28x28");
+    response_expect_error(http_post(s, "/classify", NULL, large.bytes, large.len), 422,
+                          "image_too_large", "200x150");
+    server_stop(s);
+}
+
+static struct data deep(unsigned depth)
+{
+    struct body b = {0};
+    body_printf(&b, "{\"pixels\":");
+    for (unsigned i = 0; i < depth; i++)
+        body_add(&b, "[", 1);
+    body_add(&b, "1", 1);
+    for (unsigned i = 0; i < depth; i++)
+        body_add(&b, "]", 1);
+    body_add(&b, "}", 1);
+    return (struct data){(unsigned char *)b.bytes, b.len};
+}
+
+/* 784 numbers, the first one as given. */
+static struct data pixels_with(const char *first)
+{
+    struct body b = {0};
+    body_printf(&b, "{\"pixels\":[%s", first);
+    for (int i = 1; i < 784; i++)
+        body_add(&b, ",0", 2);
+    body_add(&b, "]}", 2);
+    return (struct data){(unsigned char *)b.bytes, b.len};
+}
+
+Test(bad_input, json)
+{
+#define JSON "application/json"
+    const struct bad rows[] = {
+        {"white space", JSON, text(" \n"), 415, "unsupported_image_format"},
+        {"an open brace", JSON, text("{"), 400, "bad_json"},
+        {"cut short", JSON, cut(pixels_with("0"), 500), 400, "bad_json"},
+        {"trailing bytes", JSON, text("{\"image\":\"aGVsbG8=\"} x"), 400, "bad_json"},
+        {"a byte order mark", JSON, text("\xEF\xBB\xBF{\"pixels\":[1]}"), 400, "bad_json"},
+        {"not UTF-8", JSON, text("{\"\xFF\xFE\":1}"), 400, "bad_json"},
+        {"a single quote", JSON, text("{'pixels':[1]}"), 400, "bad_json"},
+        {"a top-level list", JSON, text("[[1,2],[3,4]]"), 400, "bad_json"},
+        {"a key twice", JSON, text("{\"image\":\"aGVsbG8=\",\"image\":\"aGVsbG8=\"}"), 400,
+         "bad_json"},
+        {"an empty object", JSON, text("{}"), 400, "bad_request"},
+        {"an unknown key", JSON, text("{\"picture\":\"aGVsbG8=\"}"), 400, "bad_request"},
+        {"an unknown key besides", JSON, text("{\"image\":\"aGVsbG8=\",\"x\":1}"), 400,
+         "bad_request"},
+        {"two keys", JSON, text("{\"image\":\"aGVsbG8=\",\"pixels\":[[1]]}"), 400, "bad_request"},
+        {"pixels is a string", JSON, text("{\"pixels\":\"1,2\"}"), 400, "bad_request"},
+        {"pixels is a number", JSON, text("{\"pixels\":1}"), 400, "bad_request"},
+        {"pixels is null", JSON, text("{\"pixels\":null}"), 400, "bad_request"},
+        {"image is a list", JSON, text("{\"image\":[1]}"), 400, "bad_request"},
+        {"images is empty", JSON, text("{\"images\":[]}"), 400, "bad_request"},
+        {"images of numbers", JSON, text("{\"images\":[1,2]}"), 400, "bad_request"},
+        {"a string among pixels", JSON, pixels_with("\"0\""), 400, "bad_request"},
+        {"an object among pixels", JSON, pixels_with("{}"), 400, "bad_request"},
+        {"true among pixels", JSON, pixels_with("true"), 400, NULL},
+        {"NaN", JSON, pixels_with("NaN"), 400, "bad_number"},
+        {"Infinity", JSON, pixels_with("Infinity"), 400, "bad_number"},
+        {"-Infinity", JSON, pixels_with("-Infinity"), 400, "bad_number"},
+        {"1e400", JSON, pixels_with("1e400"), 400, "bad_number"},
+        {"+1", JSON, pixels_with("+1"), 400, "bad_number"},
+        {"01", JSON, pixels_with("01"), 400, "bad_number"},
+        {".5", JSON, pixels_with(".5"), 400, "bad_number"},
+        {"1.", JSON, pixels_with("1."), 400, "bad_number"},
+        {"0x1", JSON, pixels_with("0x1"), 400, NULL},
+        {"an empty element", JSON, pixels_with(""), 400, NULL},
+        {"256", JSON, pixels_with("256"), 422, "value_out_of_range"},
+        {"-1", JSON, pixels_with("-1"), 422, "value_out_of_range"},
+        {"1e30", JSON, pixels_with("1e30"), 422, "value_out_of_range"},
+        {"785 numbers", JSON, pixels_with("0,0"), 422, "shape_mismatch"},
+        {"one number", JSON, text("{\"pixels\":[1]}"), 422, "shape_mismatch"},
+        {"no number", JSON, text("{\"pixels\":[]}"), 422, "shape_mismatch"},
+        {"no rows", JSON, text("{\"pixels\":[[]]}"), 422, "shape_mismatch"},
+        {"ragged rows", JSON, text("{\"pixels\":[[1,2],[3]]}"), 422, "shape_mismatch"},
+        {"numbers beside rows", JSON, text("{\"pixels\":[[1,2],3]}"), 422, "shape_mismatch"},
+        {"two channels", JSON, text("{\"pixels\":[[[1,2],[3,4]]]}"), 422, "shape_mismatch"},
+        {"five deep", JSON, deep(5), 422, "shape_mismatch"},
+        {"thousands deep", JSON, deep(100000), 422, "shape_mismatch"},
+        {"thousands deep elsewhere", JSON,
+         text(data_printf("{\"x\":%s", (char *)deep(5000).bytes + 10)), 400, "bad_json"},
+        {"bad base64", JSON, text("{\"image\":\"a*b=\"}"), 400, "bad_request"},
+        {"base64 without padding", JSON, text("{\"image\":\"aGVsbG8\"}"), 400, "bad_request"},
+        {"base64 of text", JSON, text("{\"image\":\"aGVsbG8=\"}"), 415, "unsupported_image_format"},
+        {"nothing in base64", JSON, text("{\"image\":\"\"}"), 415, NULL},
+        {"one bad image of two", JSON, text("{\"images\":[\"aGVsbG8=\",\"aGVsbG8=\"]}"), 415,
+         "unsupported_image_format"},
+    };
+    struct server *s = server_start(NULL);
+    RUN(s, rows);
+    /* What is unusual and right. */
+    struct data good[] = {pixels_with("-0"), pixels_with("0.5e0"), pixels_with(" \n\t0 "),
+                          pixels_with("255"), pixels_with("1e-400")};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        const struct response *r = http_post(s, "/classify", JSON, good[i].bytes, good[i].len);
+        cr_expect(r->status == 200, "%.30s: %s", (char *)good[i].bytes, r->body);
+    }
+    server_stop(s);
+#undef JSON
+}
+
+static struct data parts_of(struct body *b)
+{
+    return (struct data){(unsigned char *)b->bytes, b->len};
+}
+
+Test(bad_input, multipart)
+{
+    struct data png = data_read("digit-0.png");
+    struct body open = {0}, many = {0}, nested = {0}, long_head = {0}, text_only = {0},
+                text_file = {0}, empty_file = {0};
+    body_part(&open, "a", "a.png", png.bytes, png.len);
+    for (int i = 0; i < 3000; i++)
+        body_part(&many, "a", "a.png", "", 0);
+    body_end_parts(&many);
+    body_printf(&nested, "--cut\r\nContent-Type: multipart/mixed; boundary=in\r\n\r\nx\r\n");
+    body_end_parts(&nested);
+    body_printf(&long_head, "--cut\r\nX: %05000d\r\n\r\nx\r\n", 0);
+    body_end_parts(&long_head);
+    body_part(&text_only, "a", NULL, "seven", 5);
+    body_end_parts(&text_only);
+    body_part(&text_file, "a", "a.txt", "seven", 5);
+    body_end_parts(&text_file);
+    body_part(&empty_file, "a", "a.png", "", 0);
+    body_end_parts(&empty_file);
+    struct body whole = {0};
+    body_part(&whole, "a", "a.png", png.bytes, png.len);
+    body_end_parts(&whole);
+    const char *longest = data_printf("multipart/form-data; boundary=%070d", 0);
+    const char *too_long = data_printf("multipart/form-data; boundary=%071d", 0);
+    const struct bad rows[] = {
+        {"no boundary", "multipart/form-data", parts_of(&whole), 400, "bad_multipart"},
+        {"an empty boundary", "multipart/form-data; boundary=", parts_of(&whole), 400,
+         "bad_multipart"},
+        {"a boundary of 71", too_long, parts_of(&whole), 400, "bad_multipart"},
+        {"another boundary of 70", longest, parts_of(&whole), 400, "bad_multipart"},
+        {"no closing boundary", BODY_MULTIPART, parts_of(&open), 400, "bad_multipart"},
+        {"3000 parts", BODY_MULTIPART, parts_of(&many), 400, "bad_multipart"},
+        {"multipart in multipart", BODY_MULTIPART, parts_of(&nested), 400, "bad_multipart"},
+        {"5 KB of part header", BODY_MULTIPART, parts_of(&long_head), 400, "bad_multipart"},
+        {"no file", BODY_MULTIPART, parts_of(&text_only), 400, NULL},
+        {"only the end", BODY_MULTIPART, text("--cut--\r\n"), 400, NULL},
+        {"nothing", BODY_MULTIPART, {(unsigned char *)"", 0}, 400, NULL},
+        {"a text file", BODY_MULTIPART, parts_of(&text_file), 415, "unsupported_image_format"},
+    };
+    struct server *s = server_start(NULL);
+    RUN(s, rows);
+    const struct response *r =
+        http_post(s, "/classify", BODY_MULTIPART, empty_file.bytes, empty_file.len);
+    cr_expect(r->status == 400 || r->status == 415, "an empty file: %d", r->status);
+    server_stop(s);
+}
+
+Test(bad_input, options)
+{
+    static const struct {
+        const char *target, *headers;
+        int status;
+        const char *code;
+    } rows[] = {
+        {"/classify?top_k=-1", "", 400, NULL},
+        {"/classify?top_k=x", "", 400, NULL},
+        {"/classify?top_k=", "", 400, NULL},
+        {"/classify?top_k=1e3", "", 400, NULL},
+        {"/classify?top_k=99999999999999999999", "", 400, NULL},
+        {"/classify?topk=3", "", 400, NULL},
+        {"/classify", "X-Request-Timeout-Ms: x\r\n", 400, "bad_timeout"},
+        {"/classify", "X-Request-Timeout-Ms: -5\r\n", 400, "bad_timeout"},
+        {"/classify", "X-Request-Timeout-Ms: 0\r\n", 400, "bad_timeout"},
+        {"/classify", "X-Request-Timeout-Ms: 1.5\r\n", 400, "bad_timeout"},
+        {"/classify", "X-Request-Timeout-Ms: 99999999999999999999\r\n", 400, "bad_timeout"},
+        {"/classify/nothing", "", 404, "model_not_found"},
+        {"/classify/lenet5/7", "", 404, "model_not_found"},
+    };
+    struct server *s = server_start(NULL);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *headers =
+            data_printf("Content-Type: application/octet-stream\r\n%s", rows[i].headers);
+        response_expect_error(
+            http_request(s, "POST", rows[i].target, headers, digit_pixels(1), 784), rows[i].status,
+            rows[i].code, data_printf("%s %s", rows[i].target, rows[i].headers));
+    }
+    /* Longer than the server's own limit is cut down to it. */
+    expect_digit(http_request(s, "POST", "/classify",
+                              "Content-Type: application/octet-stream\r\n"
+                              "X-Request-Timeout-Ms: 3600000\r\n",
+                              digit_pixels(1), 784),
+                 1, 5, "an hour");
+    server_stop(s);
+}

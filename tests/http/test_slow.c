@@ -1,0 +1,78 @@
+/* Clients that are slow on purpose: each kind is ended in its time, and disturbs nobody. */
+#include "tests/support/requests.h"
+
+#include <criterion/criterion.h>
+
+#include <time.h>
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+struct drip {
+    const char *what;
+    const char *begin;           /* sent at once */
+    const char *piece;           /* then this, every 200 ms; NULL: nothing */
+    double earliest_s, latest_s; /* when it must have ended */
+    int status;                  /* of the last word; 0: none */
+    struct client *client;
+    double ended_s;
+};
+
+Test(slow, every_kind_is_ended_in_its_time)
+{
+    struct drip drips[] = {
+        {"a header of one byte after the other", "GET /livez HTTP/1.1\r\nHost: x\r\nX: ", "y", 9.5,
+         13, 408, NULL, 0},
+        {"empty lines before a request", "\r\n", "\r\n", 9.5, 13, 408, NULL, 0},
+        {"a body of five bytes a second",
+         "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 784\r\n\r\n", "z", 4.5, 8, 408,
+         NULL, 0},
+        {"a body that stops",
+         "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 784\r\n\r\nabc", NULL, 1.5, 8, -1,
+         NULL, 0},
+        {"silence", "", NULL, 1.5, 8, 0, NULL, 0},
+    };
+    enum { COUNT = sizeof drips / sizeof *drips };
+    struct server *s = server_start_with("--idle-timeout", "2s");
+    double begin = now_s();
+    unsigned left = COUNT;
+    for (size_t i = 0; i < COUNT; i++) {
+        drips[i].client = client_connect(s);
+        client_send(drips[i].client, drips[i].begin, strlen(drips[i].begin));
+    }
+    while (left > 0) {
+        cr_assert(now_s() - begin < 16, "%u slow clients are still there", left);
+        nanosleep(&(struct timespec){0, 200000000}, NULL);
+        for (size_t i = 0; i < COUNT; i++) {
+            struct drip *d = &drips[i];
+            if (d->client == NULL)
+                continue;
+            if (client_readable(d->client)) {
+                d->ended_s = now_s() - begin;
+                const char *last = client_read_all(d->client);
+                cr_expect(d->status <= 0 ||
+                              (strncmp(last, "HTTP/1.1 ", 9) == 0 && atoi(last + 9) == d->status),
+                          "%s: %s", d->what, last);
+                cr_expect(d->status != 0 || last[0] == '\0', "%s: %s", d->what, last);
+                client_close(d->client);
+                d->client = NULL;
+                left--;
+            } else if (d->piece != NULL) {
+                client_send(d->client, d->piece, strlen(d->piece));
+            }
+        }
+        double asked = now_s();
+        expect_digit(http_post(s, "/classify", "application/octet-stream", digit_pixels(4), 784), 4,
+                     5, "beside slow clients");
+        cr_expect(now_s() - asked < 0.5 * server_slowness());
+    }
+    for (size_t i = 0; i < COUNT; i++)
+        cr_expect(drips[i].ended_s >= drips[i].earliest_s && drips[i].ended_s <= drips[i].latest_s,
+                  "%s: ended after %.1f s", drips[i].what, drips[i].ended_s);
+    cr_expect(http_metric(s, "convd_rejected_total{reason=\"slow_client\"}") >= 3);
+    server_stop(s);
+}
