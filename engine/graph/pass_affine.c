@@ -96,7 +96,8 @@ static bool find_linear(const struct pass *p, uint32_t v, struct linear *l)
     if (pass_node(p, n, "Gemm") != NULL)
         return find_product(p, node, true, l);
     /* A MatMul that has been given a bias is one of convd's own. */
-    return strcmp(node->op, "MatMul") == 0 && find_product(p, node, false, l);
+    return strcmp(node->op, "MatMul") == 0 && pass_attr(node, "activation") == NULL &&
+           find_product(p, node, false, l);
 }
 
 /* ---- what is to be done to its channels ---- */

@@ -1,8 +1,9 @@
 /*
  * The plan: a checked graph turned into a flat program for one engine.
  *
- * plan_build() infers every value's shape for a batch of one and of two (so any batch size is known
- * by linear extension), folds what is constant, drops what does nothing, prepares every remaining
+ * plan_build() makes all floating-point numbers float32 (widen.c), infers every value's shape for a
+ * batch of one and of two (so any batch size is known by linear extension), folds what is constant,
+ * rewrites the graph (passes.h), infers again, drops what does nothing, prepares every remaining
  * node (weights are packed, the originals freed) and assigns buffers so that values which are not
  * alive together share memory. The result is immutable and shared by all sessions.
  */

@@ -55,12 +55,11 @@ Test(pass_identity, a_mask_that_is_read_keeps_its_dropout)
 static void chains(struct graph *g)
 {
     static const int64_t zero[] = {0}, minus_one[] = {-1};
-    const struct op_attr axis[] = {PASS_INT("axis", 0)}, axes[] = {PASS_INTS("axes", 0)};
+    const struct op_attr axis[] = {PASS_INT("axis", 0)};
     uint32_t x = pass_image(g);
     g->opsets[0].version = 11;
     uint32_t n =
         NET_OP(g, "Gather", "n", NET_OP(g, "Shape", "shape", x), net_ints(g, "0", 1, zero));
-    (void)axes;
     uint32_t to = NET_OP_ATTRS(g, "Concat", "to", axis, n, net_ints(g, "rest", 1, minus_one));
     uint32_t flat = NET_OP(g, "Reshape", "flat", x, to);
     uint32_t w = net_weights(g, "w", NET_SHAPE(144), 1, 1);
