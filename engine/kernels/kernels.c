@@ -10,14 +10,26 @@ void kernels_init(struct kernels *k, enum cvd_cpu level)
     k->level = level;
     kernels_init_c(k);
     kernels_init_peak_c(k);
+    kernels_init_conv_c(k);
+    kernels_init_plain_c(k);
+    kernels_init_winograd_c(k);
+    kernels_init_map_c(k);
 #if defined(__x86_64__)
     if (level < CVD_CPU_AVX2)
         return;
     kernels_init_avx2(k);
     kernels_init_peak_avx2(k);
+    kernels_init_conv_avx2(k);
+    kernels_init_plain_avx2(k);
+    kernels_init_winograd_avx2(k);
+    kernels_init_map_avx2(k);
     if (level < CVD_CPU_AVX512)
         return;
     kernels_init_avx512(k);
     kernels_init_peak_avx512(k);
+    kernels_init_conv_avx512(k);
+    kernels_init_plain_avx512(k);
+    kernels_init_winograd_avx512(k);
+    kernels_init_map_avx512(k);
 #endif
 }

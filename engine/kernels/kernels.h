@@ -13,6 +13,11 @@
 
 #include <convd/engine.h>
 
+#include "engine/kernels/conv.h"
+#include "engine/kernels/map.h"
+#include "engine/kernels/plain.h"
+#include "engine/kernels/winograd.h"
+
 #include <stddef.h>
 
 /*
@@ -32,6 +37,7 @@ typedef void (*kernel_peak_fn)(size_t rounds, float *values);
 
 struct kernels {
     enum cvd_cpu level;
+    unsigned lanes; /* of a vector, and of a pixel of a blocked map */
     struct {
         kernel_peak_fn fn;
         unsigned flops; /* operations of a round */
@@ -41,6 +47,60 @@ struct kernels {
         unsigned mr, nr; /* at most KERNEL_GEMM_MAX_MR, KERNEL_GEMM_MAX_NR */
         const char *name;
     } gemm;
+    struct {
+        kernel_conv_fn fn;
+        unsigned max_pixels[KERNEL_CONV_MAX_VECTORS + 1]; /* of a tile of so many vectors */
+        const char *name;
+    } conv;
+    struct {
+        kernel_grouped_fn fn;
+        const char *name;
+    } grouped;
+    struct {
+        kernel_planes_fn fn;
+        const char *name;
+        kernel_planes_pool_fn pool;
+        const char *pool_name;
+    } planes;
+    struct {
+        kernel_block_fn block;
+        kernel_unblock_fn unblock;
+        const char *name;
+    } reorder;
+    struct {
+        struct {
+            kernel_winograd_input_fn input;
+            kernel_winograd_output_fn output;
+            const char *name;
+        } by_4, by_2; /* F(4x4, 3x3), F(2x2, 3x3) */
+        kernel_winograd_product_fn product;
+        unsigned vectors; /* of a group of output channels; the last may have one more or less */
+    } winograd;
+    struct {
+        kernel_depthwise_fn fn;
+        const char *name;
+    } depthwise;
+    struct {
+        kernel_pool_fn fn;
+        const char *name;
+    } pool;
+    struct {
+        kernel_global_pool_fn fn;
+        const char *name;
+    } global_pool;
+    struct {
+        kernel_pointwise_fn fn;
+        const char *name;
+    } pointwise;
+    struct {
+        kernel_softmax_fn fn;
+        const char *name;
+    } softmax;
+    struct {
+        kernel_layer_norm_fn fn;
+        const char *name;
+    } layer_norm;
+    kernel_act_fn act;
 };
 
 #define KERNEL_GEMM_MAX_MR 16
@@ -53,11 +113,23 @@ void kernels_init(struct kernels *k, enum cvd_cpu level);
 /* One function per level that this build holds; each overwrites what it does better. */
 void kernels_init_c(struct kernels *k);
 void kernels_init_peak_c(struct kernels *k);
+void kernels_init_conv_c(struct kernels *k);
+void kernels_init_plain_c(struct kernels *k);
+void kernels_init_winograd_c(struct kernels *k);
+void kernels_init_map_c(struct kernels *k);
 #if defined(__x86_64__)
 void kernels_init_avx2(struct kernels *k);
 void kernels_init_avx512(struct kernels *k);
 void kernels_init_peak_avx2(struct kernels *k);
 void kernels_init_peak_avx512(struct kernels *k);
+void kernels_init_conv_avx2(struct kernels *k);
+void kernels_init_plain_avx2(struct kernels *k);
+void kernels_init_conv_avx512(struct kernels *k);
+void kernels_init_plain_avx512(struct kernels *k);
+void kernels_init_winograd_avx2(struct kernels *k);
+void kernels_init_winograd_avx512(struct kernels *k);
+void kernels_init_map_avx2(struct kernels *k);
+void kernels_init_map_avx512(struct kernels *k);
 #endif
 
 #endif

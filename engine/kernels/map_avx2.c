@@ -1,0 +1,33 @@
+/* Depthwise convolution, pooling and element-wise functions, AVX2 and FMA. */
+#include "engine/kernels/kernels.h"
+#include "engine/kernels/vec_avx2.h"
+#include "engine/kernels/vmath.inc"
+
+#define DEPTHWISE_NAME    cvd_f32_depthwise__avx2
+#define DEPTHWISE_ROWS    1
+#define DEPTHWISE_KEEP(x) __asm__("" : "+x"(x))
+#include "engine/kernels/depthwise.inc"
+
+#define POOL_NAME        cvd_f32_pool__avx2
+#define GLOBAL_POOL_NAME cvd_f32_global_pool__avx2
+#include "engine/kernels/pool.inc"
+
+#define POINTWISE_NAME(x) cvd_f32_##x##__avx2
+#include "engine/kernels/pointwise.inc"
+
+void kernels_init_map_avx2(struct kernels *k)
+{
+    k->depthwise.fn = DEPTHWISE_NAME;
+    k->depthwise.name = "cvd_f32_depthwise__avx2";
+    k->pool.fn = POOL_NAME;
+    k->pool.name = "cvd_f32_pool__avx2";
+    k->global_pool.fn = GLOBAL_POOL_NAME;
+    k->global_pool.name = "cvd_f32_global_pool__avx2";
+    k->pointwise.fn = POINTWISE_NAME(map);
+    k->pointwise.name = "cvd_f32_map__avx2";
+    k->softmax.fn = POINTWISE_NAME(softmax);
+    k->softmax.name = "cvd_f32_softmax__avx2";
+    k->layer_norm.fn = POINTWISE_NAME(layer_norm);
+    k->layer_norm.name = "cvd_f32_layer_norm__avx2";
+    k->act = vmath_act;
+}

@@ -1,0 +1,65 @@
+/*
+ * A 3 x 3 convolution with stride 1 by Winograd's algorithm on blocked maps: what the operator and
+ * its measurements share (kernels/winograd.h says how it works).
+ *
+ * Work is cut into blocks of tiles and groups of output channels. While a block's transformed
+ * inputs and a group's products stay in the second-level cache, the transformed weights pass by
+ * once for each block. With enough blocks each thread takes whole blocks; with few (small maps with
+ * many channels, where reading the weights is what takes the time) the threads first share the
+ * input transform of one block, then its groups. Neither changes any output bit.
+ */
+#ifndef CONVD_OPS_WINOGRAD_H
+#define CONVD_OPS_WINOGRAD_H
+
+#include "engine/kernels/kernels.h"
+#include "engine/runtime/tpool.h"
+
+#include <stdbool.h>
+
+/* What is known at load. */
+struct winograd {
+    unsigned tile; /* 4 or 2 outputs on a side */
+    unsigned lanes;
+    unsigned vectors; /* of a group of output channels; the last may have one more or less */
+    size_t in_channels, out_channels;
+    size_t in_blocks, out_blocks, groups;
+    float *weights; /* [group][element][in_channels][vectors of the group * lanes] */
+    float *bias;    /* out_blocks * lanes */
+};
+
+/* A run's geometry; strides in floats. */
+struct winograd_map {
+    size_t images;
+    size_t in_height, in_width, in_gap, in_row, in_block, in_image;
+    size_t pad_top, pad_left;
+    size_t out_height, out_width, out_row, out_block, out_image;
+};
+
+/* Bytes of `weights` and `bias` together; false when they overflow. */
+bool winograd_bytes(const struct kernels *kernels, unsigned tile, size_t in_channels,
+                    size_t out_channels, size_t *bytes);
+
+/* Sets up *w in `memory` of winograd_bytes(), aligned to MEM_ALIGN. weights: [out][in][3][3]; bias
+ * may be NULL. */
+void winograd_init(struct winograd *w, const struct kernels *kernels, unsigned tile,
+                   size_t in_channels, size_t out_channels, const float *weights, const float *bias,
+                   void *memory);
+
+/* Bytes of scratch a slot, enough for any number of images of this geometry. */
+bool winograd_scratch(const struct winograd *w, const struct winograd_map *map, size_t *bytes);
+
+struct winograd_job {
+    const struct winograd *w;
+    const struct kernels *kernels;
+    struct winograd_map map;
+    const float *in;       /* pixel (0, 0) of block 0 of image 0 */
+    const float *residual; /* laid out like out; NULL: none */
+    float *out;
+    struct kernel_act act;
+    char *scratch; /* of slot 0 */
+    size_t scratch_stride;
+};
+
+void winograd_run(const struct winograd_job *job, struct tpool *pool);
+
+#endif
