@@ -15,7 +15,6 @@
 
 #define KERNEL_CONV_MAX_VECTORS 4
 #define KERNEL_CONV_MAX_PIXELS  16
-#define KERNEL_CONV_PREFETCHES  4
 
 /*
  * One call computes `pixels` outputs, one after another along a row, of vectors * lanes channels.
@@ -57,10 +56,10 @@ struct kernel_conv {
     size_t last_lanes; /* of the last vector that exist in out and residual: 1 ... lanes */
     struct kernel_act act;
     /* Memory that will be needed soon, such as the next weights, is brought into the second-level
-     * cache on the way: KERNEL_CONV_PREFETCHES times after each column of a block, at `prefetch`,
-     * which then advances by prefetch_step bytes. Any address will do when there is nothing. */
+     * cache on the way: `prefetches` times after each column of a block, at `prefetch`, which then
+     * advances by prefetch_step bytes. */
     const char *prefetch;
-    size_t prefetch_step;
+    size_t prefetches, prefetch_step;
 };
 
 typedef void (*kernel_conv_fn)(const struct kernel_conv *c);

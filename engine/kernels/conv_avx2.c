@@ -4,7 +4,8 @@
 #include "engine/kernels/vec_avx2.h"
 #include "engine/kernels/vmath.inc"
 
-#define CONV_NAME cvd_f32_conv_4x3__avx2
+#define CONV_NAME      cvd_f32_conv_4x3__avx2
+#define CONV_REGISTERS 16
 #define CONV_MAX_PIXELS \
     {                   \
         0, 12, 6, 4, 3  \

@@ -4,7 +4,8 @@
 #include "engine/kernels/vec_avx512.h"
 #include "engine/kernels/vmath.inc"
 
-#define CONV_NAME cvd_f32_conv_6x4__avx512
+#define CONV_NAME      cvd_f32_conv_6x4__avx512
+#define CONV_REGISTERS 32
 #define CONV_MAX_PIXELS \
     {                   \
         0, 14, 14, 9, 6 \

@@ -4,7 +4,8 @@
 #include "engine/kernels/vec_c.h"
 #include "engine/kernels/vmath.inc"
 
-#define CONV_NAME cvd_f32_conv_4x2__c
+#define CONV_NAME      cvd_f32_conv_4x2__c
+#define CONV_REGISTERS 16
 #define CONV_MAX_PIXELS \
     {                   \
         0, 8, 4, 3, 2   \

@@ -35,9 +35,10 @@ struct kernel_planes {
 };
 typedef void (*kernel_planes_fn)(const struct kernel_planes *p);
 
-/* The maximum of each 2 x 2 inputs, for `columns` outputs of one row; a NaN gives a NaN. The inputs
- * are 2 * columns floats at `in` and as many at in + in_row. */
-typedef void (*kernel_planes_pool_fn)(const float *in, size_t in_row, float *out, size_t columns);
+/* The maximum of each 2 x 2 inputs, for `rows` rows of `columns` outputs, which follow each other;
+ * the inputs' rows are in_row apart. A NaN gives a NaN. */
+typedef void (*kernel_planes_pool_fn)(const float *in, size_t in_row, float *out, size_t rows,
+                                      size_t columns);
 
 /* out[p * lanes + i] = in[i * in_channel + p] for pixels p < pixels and channels i < channels <=
  * lanes; the lanes beyond them become zero. */

@@ -212,7 +212,7 @@ static enum cvd_status read_attr(struct reader *r, struct wire w, struct op_attr
         struct reader_tensor t;
         status = reader_tensor(r, s.tensor, "attribute", s.name, true, &t);
         if (!status)
-            attr->tensor = (struct op_tensor){t.dtype, t.shape, t.data};
+            attr->tensor = (struct op_tensor){.dtype = t.dtype, .shape = t.shape, .data = t.data};
         return status;
     }
     case OP_ATTR_FLOATS:

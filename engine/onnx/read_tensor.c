@@ -423,6 +423,6 @@ enum cvd_status onnx_read_tensor(const void *buf, size_t len, struct mem_arena *
         return status;
     }
     *name = copy;
-    *out = (struct op_tensor){t.dtype, t.shape, t.data};
+    *out = (struct op_tensor){.dtype = t.dtype, .shape = t.shape, .data = t.data};
     return CVD_STATUS_OK;
 }

@@ -37,16 +37,17 @@ static enum cvd_status read_node(const struct op_node *node, struct op_tensor *v
     const struct cvd_shape scalar = {0}, list = {1, {(int64_t)found->count}};
     switch (found->type) {
     case OP_ATTR_FLOAT:
-        *value = (struct op_tensor){CVD_DTYPE_FLOAT32, scalar, &found->f};
+        *value = (struct op_tensor){.dtype = CVD_DTYPE_FLOAT32, .shape = scalar, .data = &found->f};
         break;
     case OP_ATTR_INT:
-        *value = (struct op_tensor){CVD_DTYPE_INT64, scalar, &found->i};
+        *value = (struct op_tensor){.dtype = CVD_DTYPE_INT64, .shape = scalar, .data = &found->i};
         break;
     case OP_ATTR_FLOATS:
-        *value = (struct op_tensor){CVD_DTYPE_FLOAT32, list, found->floats};
+        *value =
+            (struct op_tensor){.dtype = CVD_DTYPE_FLOAT32, .shape = list, .data = found->floats};
         break;
     case OP_ATTR_INTS:
-        *value = (struct op_tensor){CVD_DTYPE_INT64, list, found->ints};
+        *value = (struct op_tensor){.dtype = CVD_DTYPE_INT64, .shape = list, .data = found->ints};
         break;
     default:
         *value = found->tensor;

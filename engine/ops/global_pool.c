@@ -1,5 +1,6 @@
 /* Pooling over whole planes: GlobalAveragePool, GlobalMaxPool and GlobalLpPool. */
 #include "engine/ops/op_util.h"
+#include "engine/ops/pool.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -10,7 +11,7 @@ struct global_state {
     int64_t p;
 };
 
-static enum cvd_status global_infer(const struct op_node *node, struct op_value *out)
+enum cvd_status global_pool_infer(const struct op_node *node, struct op_value *out)
 {
     enum cvd_status status = op_check_type(node, 0, OP_TYPE(CVD_DTYPE_FLOAT32), OP_FLOATS);
     int64_t p = 2;
@@ -103,13 +104,13 @@ static void global_run(const struct op_run *r)
 const struct op_def ops_global_pool[] = {
     {.name = "GlobalAveragePool", .domain = "", .since = 1, .flags = OP_BATCHWISE,
      .min_inputs = 1, .max_inputs = 1, .min_outputs = 1, .max_outputs = 1,
-     .infer = global_infer, .prepare = global_prepare, .run = global_run},
+     .infer = global_pool_infer, .prepare = global_prepare, .run = global_run},
     {.name = "GlobalMaxPool", .domain = "", .since = 1, .flags = OP_BATCHWISE,
      .min_inputs = 1, .max_inputs = 1, .min_outputs = 1, .max_outputs = 1,
-     .infer = global_infer, .prepare = global_prepare, .run = global_run},
+     .infer = global_pool_infer, .prepare = global_prepare, .run = global_run},
     {.name = "GlobalLpPool", .domain = "", .since = 2, .flags = OP_BATCHWISE,
      .min_inputs = 1, .max_inputs = 1, .min_outputs = 1, .max_outputs = 1,
-     .infer = global_infer, .prepare = global_prepare, .run = global_run},
+     .infer = global_pool_infer, .prepare = global_prepare, .run = global_run},
     {.name = NULL},
 };
 /* clang-format on */

@@ -3,6 +3,8 @@
  * y = (x - mean) / sqrt(variance + epsilon) * scale + bias, for each channel or, with the old
  * attribute spatial = 0, for each element of an image.
  */
+#include "engine/ops/norm.h"
+
 #include "engine/ops/op_util.h"
 
 #include <inttypes.h>
@@ -51,7 +53,7 @@ static enum cvd_status read_node(const struct op_node *node, struct batchnorm_st
     return CVD_STATUS_OK;
 }
 
-static enum cvd_status batchnorm_infer(const struct op_node *node, struct op_value *out)
+enum cvd_status batchnorm_infer(const struct op_node *node, struct op_value *out)
 {
     struct batchnorm_state s;
     enum cvd_status status = read_node(node, &s);

@@ -37,11 +37,22 @@ enum op_attr_type {
     OP_ATTR_STRINGS = 8
 };
 
+/*
+ * How the elements of a [N, C, H, W] value lie in memory. Plain (lanes 0): one after the other, as
+ * ONNX has it. Otherwise in blocks of `lanes` channels with `gap` zeros between rows, see
+ * blocked.h; only operators of the domain "convd.blocked" know such values.
+ */
+struct op_layout {
+    unsigned lanes;
+    unsigned gap; /* pixels */
+};
+
 /* A typed array. data is aligned to MEM_ALIGN when it holds weights. */
 struct op_tensor {
     enum cvd_dtype dtype;
     struct cvd_shape shape;
     const void *data;
+    struct op_layout layout;
 };
 
 struct op_attr {
@@ -62,6 +73,7 @@ struct op_value {
     enum cvd_dtype dtype;
     struct cvd_shape shape; /* concrete: no free extents */
     const void *data;
+    struct op_layout layout; /* infer knows nothing of it; set before prepare */
 };
 
 /* A node with its inputs, as infer and prepare see it. */
@@ -102,6 +114,7 @@ struct op_run {
         enum cvd_dtype dtype;
         struct cvd_shape shape;
         void *data; /* NULL: nobody reads it */
+        struct op_layout layout;
     } * out;
     size_t out_count;
     void *scratch; /* scratch_stride bytes for each slot */
@@ -168,6 +181,14 @@ extern const struct op_def ops_compare[];
 extern const struct op_def ops_where[];
 extern const struct op_def ops_normalize[];
 extern const struct op_def ops_lrn[];
+extern const struct op_def ops_blocked_conv[];
+extern const struct op_def ops_blocked_winograd[];
+extern const struct op_def ops_blocked_depthwise[];
+extern const struct op_def ops_blocked_pool[];
+extern const struct op_def ops_blocked_elementwise[];
+extern const struct op_def ops_blocked_norm[];
+extern const struct op_def ops_blocked_dense[];
+extern const struct op_def ops_blocked_reorder[];
 
 /* ---- attributes: each returns INVALID_MODEL for a wrong type ---- */
 const struct op_attr *op_attr_find(const struct op_node *node, const char *name);

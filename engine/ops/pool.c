@@ -5,25 +5,15 @@
  * window or, with count_include_pad, by those of the padded input; what hangs over its end because
  * of ceil_mode never counts (ONNX operator set 19 says so, and earlier exporters meant it).
  */
+#include "engine/ops/pool.h"
+
 #include "engine/ops/op_util.h"
-#include "engine/ops/window.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
-enum pool_kind { POOL_MAX, POOL_AVERAGE, POOL_LP };
-
-struct pool_state {
-    struct window window;
-    enum pool_kind kind;
-    bool include_pad;
-    bool column_major; /* how Indices number the cells of a plane */
-    int64_t p;
-};
-
-static enum cvd_status read_node(const struct op_node *node, struct pool_state *s,
-                                 struct cvd_shape *shape)
+enum cvd_status pool_read(const struct op_node *node, struct pool_state *s, struct cvd_shape *shape)
 {
     *s = (struct pool_state){0};
     const char *name = node->def->name;
@@ -55,11 +45,11 @@ static enum cvd_status read_node(const struct op_node *node, struct pool_state *
     return window_shape(node, &s->window, node->in[0]->shape.dims[1], shape);
 }
 
-static enum cvd_status pool_infer(const struct op_node *node, struct op_value *out)
+enum cvd_status pool_infer(const struct op_node *node, struct op_value *out)
 {
     struct pool_state s;
     struct cvd_shape shape;
-    enum cvd_status status = read_node(node, &s, &shape);
+    enum cvd_status status = pool_read(node, &s, &shape);
     if (status == CVD_STATUS_OK)
         status = op_set_output(node, &out[0], node->in[0]->dtype, &shape);
     if (status == CVD_STATUS_OK && node->out_count > 1)
@@ -76,7 +66,7 @@ static enum cvd_status pool_prepare(const struct op_node *node, const struct op_
     struct cvd_shape shape;
     enum cvd_status status = op_state(node, sizeof *s, prepared, &s);
     prepared->kernel = "pool_ref";
-    return status == CVD_STATUS_OK ? read_node(node, s, &shape) : status;
+    return status == CVD_STATUS_OK ? pool_read(node, s, &shape) : status;
 }
 
 struct pool_run {

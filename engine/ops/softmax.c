@@ -2,19 +2,15 @@
  * Softmax and LogSoftmax over one dimension, or (before operator set 13) over all dimensions from
  * `axis` on, taken as one. The maximum is subtracted first and sums are in double precision.
  */
+#include "engine/ops/softmax.h"
+
 #include "engine/ops/op_util.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
-struct softmax_state {
-    bool log;
-    bool flatten; /* the old meaning of axis */
-    unsigned axis;
-};
-
-static enum cvd_status read_node(const struct op_node *node, struct softmax_state *s)
+enum cvd_status softmax_read(const struct op_node *node, struct softmax_state *s)
 {
     enum cvd_status status = op_check_type(node, 0, OP_TYPE(CVD_DTYPE_FLOAT32), OP_FLOATS);
     if (status != CVD_STATUS_OK)
@@ -34,10 +30,10 @@ static enum cvd_status read_node(const struct op_node *node, struct softmax_stat
     return CVD_STATUS_OK;
 }
 
-static enum cvd_status softmax_infer(const struct op_node *node, struct op_value *out)
+enum cvd_status softmax_infer(const struct op_node *node, struct op_value *out)
 {
     struct softmax_state s;
-    enum cvd_status status = read_node(node, &s);
+    enum cvd_status status = softmax_read(node, &s);
     return status == CVD_STATUS_OK ? op_infer_same(node, out) : status;
 }
 
@@ -49,7 +45,7 @@ static enum cvd_status softmax_prepare(const struct op_node *node, const struct 
     struct softmax_state *s;
     enum cvd_status status = op_state(node, sizeof *s, prepared, &s);
     if (status == CVD_STATUS_OK)
-        status = read_node(node, s);
+        status = softmax_read(node, s);
     if (status != CVD_STATUS_OK)
         return status;
     prepared->kernel = "softmax_ref";

@@ -15,6 +15,8 @@
 /* Weights beyond this do not stay in the second-level cache from block to block. */
 #define NEAR_BYTES      ((size_t)512 << 10)
 #define MAX_BLOCK_BYTES ((size_t)4 << 20)
+/* Multiply-adds worth giving to other threads: some 20 microseconds. */
+#define SHARED_MACS ((size_t)2000000)
 
 static size_t elements_of(unsigned tile)
 {
@@ -23,7 +25,7 @@ static size_t elements_of(unsigned tile)
 
 static size_t round_up_div(size_t a, size_t b)
 {
-    return (a - 1) / b + 1;
+    return (a + b - 1) / b;
 }
 
 bool winograd_bytes(const struct kernels *kernels, unsigned tile, size_t in_channels,
@@ -122,11 +124,6 @@ static size_t product_floats(const struct winograd *w, size_t tiles)
     return elements_of(w->tile) * element_stride(w, KERNEL_WINOGRAD_MAX_VECTORS, tiles);
 }
 
-static size_t image_tiles(const struct winograd *w, const struct winograd_map *map)
-{
-    return round_up_div(map->out_height, w->tile) * round_up_div(map->out_width, w->tile);
-}
-
 /* The most tiles of a block. */
 static size_t block_tiles(const struct winograd *w)
 {
@@ -140,9 +137,8 @@ static size_t block_tiles(const struct winograd *w)
     return tiles > 0 ? tiles : 1;
 }
 
-bool winograd_scratch(const struct winograd *w, const struct winograd_map *map, size_t *bytes)
+bool winograd_scratch(const struct winograd *w, size_t *bytes)
 {
-    (void)map;
     const size_t tiles = block_tiles(w);
     return mem_mul(input_floats(w, tiles) + product_floats(w, tiles), sizeof(float), bytes);
 }
@@ -179,9 +175,9 @@ static bool next_span(const struct winograd_loop *l, size_t first, size_t count,
     return true;
 }
 
-static const char *scratch_of(const struct winograd_job *job, unsigned slot)
+static float *scratch_of(const struct winograd_job *job, unsigned slot)
 {
-    return job->scratch + slot * job->scratch_stride;
+    return (float *)(void *)(job->scratch + slot * job->scratch_stride);
 }
 
 /* The input transform of blocks of channels first_block … + blocks - 1. */
@@ -190,18 +186,18 @@ static void transform_input(const struct winograd_loop *l, size_t first, size_t 
 {
     const struct winograd_job *job = l->job;
     const struct winograd *w = job->w;
-    const struct winograd_map *m = &job->map;
+    const struct blocked_map *m = &job->in_map;
     struct winograd_span s = {0};
     while (next_span(l, first, count, &s)) {
         const struct kernel_winograd_input input = {
-            .in = job->in + s.image * m->in_image + first_block * m->in_block,
-            .height = m->in_height,
-            .width = m->in_width,
-            .gap = m->in_gap,
-            .in_row = m->in_row,
-            .in_block = m->in_block,
-            .pad_top = m->pad_top,
-            .pad_left = m->pad_left,
+            .in = job->in + s.image * m->image + first_block * m->block,
+            .height = m->height,
+            .width = m->width,
+            .gap = m->gap,
+            .in_row = m->row,
+            .in_block = m->block,
+            .pad_top = job->pad_top,
+            .pad_left = job->pad_left,
             .tiles_across = l->tiles_across,
             .first_tile = s.first,
             .tiles = s.count,
@@ -214,13 +210,26 @@ static void transform_input(const struct winograd_loop *l, size_t first, size_t 
     }
 }
 
+/* The gaps of the rows of tiles that end in the span. */
+static void clear_gaps(const struct winograd_loop *l, const struct winograd_span *s, float *image,
+                       size_t block, size_t blocks)
+{
+    const struct blocked_map *m = &l->job->out_map;
+    const size_t tile = l->job->w->tile, begin = s->first / l->tiles_across * tile;
+    const size_t end = (s->first + s->count) / l->tiles_across * tile;
+    if (begin < end)
+        blocked_clear_gaps(m, image, block, blocks, begin, end < m->height ? end : m->height);
+    if (block == 0 && s->first == 0)
+        blocked_clear_lead(m, image);
+}
+
 /* Products and output of one group of output channels. */
 static void compute_group(const struct winograd_loop *l, size_t first, size_t count, size_t group,
                           const float *in, float *products)
 {
     const struct winograd_job *job = l->job;
     const struct winograd *w = job->w;
-    const struct winograd_map *m = &job->map;
+    const struct blocked_map *m = &job->out_map;
     const size_t elements = elements_of(w->tile), block = group * w->vectors;
     const size_t vectors = group_vectors(w, group);
     const struct kernel_winograd_product product = {
@@ -239,7 +248,7 @@ static void compute_group(const struct winograd_loop *l, size_t first, size_t co
     job->kernels->winograd.product(&product);
     struct winograd_span s = {0};
     while (next_span(l, first, count, &s)) {
-        const size_t at = s.image * m->out_image + block * m->out_block;
+        const size_t image = s.image * m->image, at = image + block * m->block;
         const struct kernel_winograd_output output = {
             .in = products + s.at * w->lanes,
             .in_element = l->product_element,
@@ -247,10 +256,10 @@ static void compute_group(const struct winograd_loop *l, size_t first, size_t co
             .bias = w->bias + block * w->lanes,
             .residual = job->residual ? job->residual + at : NULL,
             .out = job->out + at,
-            .height = m->out_height,
-            .width = m->out_width,
-            .out_row = m->out_row,
-            .out_block = m->out_block,
+            .height = m->height,
+            .width = m->width,
+            .out_row = m->row,
+            .out_block = m->block,
             .tiles_across = l->tiles_across,
             .first_tile = s.first,
             .tiles = s.count,
@@ -258,6 +267,7 @@ static void compute_group(const struct winograd_loop *l, size_t first, size_t co
             .act = job->act,
         };
         (w->tile == 4 ? job->kernels->winograd.by_4 : job->kernels->winograd.by_2).output(&output);
+        clear_gaps(l, &s, job->out + image, block, vectors);
     }
 }
 
@@ -268,7 +278,7 @@ static void block_part(void *ctx, size_t part, unsigned slot)
     const struct winograd *w = l->job->w;
     const size_t first = part * l->block;
     const size_t count = l->total - first < l->block ? l->total - first : l->block;
-    float *in = (float *)(void *)scratch_of(l->job, slot);
+    float *in = scratch_of(l->job, slot);
     transform_input(l, first, count, 0, w->in_blocks, in);
     for (size_t g = 0; g < w->groups; g++)
         compute_group(l, first, count, g, in, in + input_floats(w, l->block));
@@ -286,21 +296,25 @@ static void input_part(void *ctx, size_t part, unsigned slot)
 static void group_part(void *ctx, size_t part, unsigned slot)
 {
     const struct winograd_loop *l = ctx;
-    float *products = (float *)(void *)scratch_of(l->job, slot) + input_floats(l->job->w, l->block);
+    float *products = scratch_of(l->job, slot) + input_floats(l->job->w, l->block);
     compute_group(l, l->first, l->count, part, l->shared, products);
 }
 
 void winograd_run(const struct winograd_job *job, struct tpool *pool)
 {
     const struct winograd *w = job->w;
-    const struct winograd_map *m = &job->map;
-    const size_t threads = pool ? tpool_threads(pool) : 1;
-    struct winograd_loop l = {.job = job, .tiles_across = round_up_div(m->out_width, w->tile)};
-    l.image_tiles = image_tiles(w, m);
+    const struct blocked_map *m = &job->out_map;
+    struct winograd_loop l = {.job = job, .tiles_across = round_up_div(m->width, w->tile)};
+    l.image_tiles = round_up_div(m->height, w->tile) * l.tiles_across;
     l.total = m->images * l.image_tiles;
-    const size_t most = block_tiles(w);
-    size_t blocks = round_up_div(l.total, most);
+    if (l.total == 0)
+        return;
+    const size_t macs = elements_of(w->tile) * l.total * w->in_channels * w->out_channels;
+    const size_t threads = pool && macs >= SHARED_MACS ? tpool_threads(pool) : 1;
+    if (threads == 1)
+        pool = NULL;
     /* Blocks of nearly equal size, as many for each thread. */
+    size_t blocks = round_up_div(l.total, block_tiles(w));
     if (blocks > 1)
         blocks = round_up_div(blocks, threads) * threads;
     l.block = round_up_div(l.total, blocks);
@@ -311,7 +325,7 @@ void winograd_run(const struct winograd_job *job, struct tpool *pool)
         tpool_for(pool, blocks, block_part, &l);
         return;
     }
-    l.shared = (float *)(void *)scratch_of(job, 0);
+    l.shared = scratch_of(job, 0);
     l.pieces = w->in_blocks < 2 * threads ? w->in_blocks : 2 * threads;
     for (l.first = 0; l.first < l.total; l.first += l.count) {
         l.count = l.total - l.first < l.block ? l.total - l.first : l.block;

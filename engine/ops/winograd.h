@@ -11,10 +11,7 @@
 #ifndef CONVD_OPS_WINOGRAD_H
 #define CONVD_OPS_WINOGRAD_H
 
-#include "engine/kernels/kernels.h"
-#include "engine/runtime/tpool.h"
-
-#include <stdbool.h>
+#include "engine/ops/blocked.h"
 
 /* What is known at load. */
 struct winograd {
@@ -27,14 +24,6 @@ struct winograd {
     float *bias;    /* out_blocks * lanes */
 };
 
-/* A run's geometry; strides in floats. */
-struct winograd_map {
-    size_t images;
-    size_t in_height, in_width, in_gap, in_row, in_block, in_image;
-    size_t pad_top, pad_left;
-    size_t out_height, out_width, out_row, out_block, out_image;
-};
-
 /* Bytes of `weights` and `bias` together; false when they overflow. */
 bool winograd_bytes(const struct kernels *kernels, unsigned tile, size_t in_channels,
                     size_t out_channels, size_t *bytes);
@@ -45,13 +34,14 @@ void winograd_init(struct winograd *w, const struct kernels *kernels, unsigned t
                    size_t in_channels, size_t out_channels, const float *weights, const float *bias,
                    void *memory);
 
-/* Bytes of scratch a slot, enough for any number of images of this geometry. */
-bool winograd_scratch(const struct winograd *w, const struct winograd_map *map, size_t *bytes);
+/* Bytes of scratch a slot, enough for maps of any size and number; false when they overflow. */
+bool winograd_scratch(const struct winograd *w, size_t *bytes);
 
 struct winograd_job {
     const struct winograd *w;
     const struct kernels *kernels;
-    struct winograd_map map;
+    struct blocked_map in_map, out_map;
+    size_t pad_top, pad_left;
     const float *in;       /* pixel (0, 0) of block 0 of image 0 */
     const float *residual; /* laid out like out; NULL: none */
     float *out;

@@ -13,6 +13,8 @@
                                       */
 #define ARENA_ALIGN     ((size_t)16) /* what malloc guarantees on 64-bit machines */
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
+/* Blocks from this size on are given huge pages: large enough that rounding up wastes little. */
+#define HUGE_BLOCK_BYTES ((size_t)8 << 20)
 
 /* The engine's only mutable state outside its objects. Allocation failure has to be provoked at
  * every call site, most of which know no engine that could carry the counter; it is atomic because
@@ -44,7 +46,14 @@ void *mem_alloc(size_t bytes)
     size_t rounded;
     if (must_fail() || !mem_round_up(bytes ? bytes : 1, &rounded))
         return NULL;
-    return aligned_alloc(MEM_ALIGN, rounded);
+    if (rounded < HUGE_BLOCK_BYTES || rounded > PTRDIFF_MAX)
+        return aligned_alloc(MEM_ALIGN, rounded);
+    /* Weights, read from end to end. */
+    rounded = (rounded + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    void *block = aligned_alloc(HUGE_PAGE_BYTES, rounded);
+    if (block)
+        (void)madvise(block, rounded, MADV_HUGEPAGE);
+    return block;
 }
 
 void mem_free(void *block)

@@ -2,7 +2,7 @@
 #include "engine/runtime/model.h"
 
 #include "engine/onnx/onnx.h"
-#include "engine/ops/fused.h"
+#include "engine/ops/blocked.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -69,14 +69,17 @@ fail:
     return status;
 }
 
-/* The domain of fused operators is the passes' own. */
+/* The domains of the passes' own operators, which trust those who made them. */
 static enum cvd_status check_domains(const struct graph *g, struct cvd_error *err)
 {
-    if (graph_opset(g, FUSED_DOMAIN) == 0)
-        return CVD_STATUS_OK;
-    return cvd_error_set(err, CVD_STATUS_UNSUPPORTED,
-                         "the model imports operator set '" FUSED_DOMAIN
-                         "', which no file may use");
+    static const char *const own[] = {FUSED_DOMAIN, BLOCKED_DOMAIN};
+    for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
+        if (graph_opset(g, own[i]) != 0)
+            return cvd_error_set(err, CVD_STATUS_UNSUPPORTED,
+                                 "the model imports operator set '%s', which no file may use",
+                                 own[i]);
+    }
+    return CVD_STATUS_OK;
 }
 
 /* Bytes to a checked graph; on failure the graph is released. */

@@ -117,7 +117,7 @@ struct conv_case {
 struct conv {
     const struct conv_case *c;
     struct winograd w;
-    struct winograd_map map;
+    struct blocked_map in, out;
     struct guarded x, y, residual, weights, bias;
     void *packed;
 };
@@ -126,25 +126,17 @@ static struct conv conv_create(const struct kernels *k, const struct conv_case *
                                bool at_end)
 {
     struct conv v = {.c = c};
-    const size_t lanes = k->lanes, in_blocks = (c->in + lanes - 1) / lanes;
-    const size_t out_blocks = (c->out + lanes - 1) / lanes;
-    struct winograd_map *m = &v.map;
-    m->images = c->images;
-    m->in_height = c->height;
-    m->in_width = c->width;
-    m->in_gap = c->gap;
-    m->in_row = (c->width + c->gap) * lanes;
-    m->in_block = c->height * m->in_row;
-    m->in_image = in_blocks * m->in_block + c->gap * lanes;
-    m->pad_top = c->top;
-    m->pad_left = c->left;
-    m->out_height = c->height + c->top + c->bottom - 2;
-    m->out_width = c->width + c->left + c->right - 2;
-    m->out_row = (m->out_width + c->out_gap) * lanes;
-    m->out_block = m->out_height * m->out_row;
-    m->out_image = out_blocks * m->out_block + c->out_gap * lanes;
-    v.x = guarded_floats(c->images * m->in_image, at_end);
-    v.y = guarded_floats(c->images * m->out_image, at_end);
+    const size_t lanes = k->lanes;
+    const struct cvd_shape x = {
+        4, {(int64_t)c->images, (int64_t)c->in, (int64_t)c->height, (int64_t)c->width}};
+    const struct cvd_shape y = {4,
+                                {(int64_t)c->images, (int64_t)c->out,
+                                 (int64_t)(c->height + c->top + c->bottom - 2),
+                                 (int64_t)(c->width + c->left + c->right - 2)}};
+    blocked_map(&x, (struct op_layout){k->lanes, (unsigned)c->gap}, &v.in);
+    blocked_map(&y, (struct op_layout){k->lanes, (unsigned)c->out_gap}, &v.out);
+    v.x = guarded_floats(c->images * v.in.image, at_end);
+    v.y = guarded_floats(c->images * v.out.image, at_end);
     v.residual = guarded_floats(v.y.count, at_end);
     v.weights = guarded_floats(c->out * c->in * 9, at_end);
     v.bias = guarded_floats(c->out, at_end);
@@ -157,8 +149,8 @@ static struct conv conv_create(const struct kernels *k, const struct conv_case *
         v.residual.data[i] = guarded_random(&state);
     for (size_t i = 0; i < v.x.count; i++) {
         /* A gap behind each row, and one before the image. */
-        const size_t at = i % m->in_image + m->in_row - c->gap * lanes;
-        v.x.data[i] = at % m->in_row >= c->width * lanes ? 0 : guarded_random(&state);
+        const size_t at = i % v.in.image + v.in.row - c->gap * lanes;
+        v.x.data[i] = at % v.in.row >= c->width * lanes ? 0 : guarded_random(&state);
     }
     size_t bytes;
     cr_assert(winograd_bytes(k, tile, c->in, c->out, &bytes));
@@ -178,10 +170,10 @@ static void conv_free(struct conv *v)
     mem_free(v->packed);
 }
 
-static void conv_run(const struct kernels *k, const struct conv *v, struct tpool *pool)
+static void convolve(const struct kernels *k, const struct conv *v, struct tpool *pool)
 {
     size_t bytes;
-    cr_assert(winograd_scratch(&v->w, &v->map, &bytes));
+    cr_assert(winograd_scratch(&v->w, &bytes));
     cr_assert(mem_round_up(bytes, &bytes));
     const size_t threads = pool ? tpool_threads(pool) : 1;
     char *scratch = mem_alloc(threads * bytes);
@@ -190,7 +182,10 @@ static void conv_run(const struct kernels *k, const struct conv *v, struct tpool
     const struct winograd_job job = {
         .w = &v->w,
         .kernels = k,
-        .map = v->map,
+        .in_map = v->in,
+        .out_map = v->out,
+        .pad_top = v->c->top,
+        .pad_left = v->c->left,
         .in = v->x.data + v->c->gap * k->lanes,
         .residual = v->c->residual ? v->residual.data + v->c->out_gap * k->lanes : NULL,
         .out = v->y.data + v->c->out_gap * k->lanes,
@@ -216,9 +211,8 @@ static double naive(const struct conv *v, size_t lanes, size_t image, size_t o, 
                 continue;
             const double term =
                 (double)v->weights.data[(o * c->in + i) * 9 + tap] *
-                (double)v->x
-                    .data[c->gap * lanes + image * v->map.in_image + i / lanes * v->map.in_block +
-                          iy * v->map.in_row + ix * lanes + i % lanes];
+                (double)v->x.data[c->gap * lanes + image * v->in.image + i / lanes * v->in.block +
+                                  iy * v->in.row + ix * lanes + i % lanes];
             sum += term;
             *size += fabs(term);
         }
@@ -230,16 +224,16 @@ static void check_conv(const struct kernels *k, const struct conv_case *c, unsig
                        bool at_end)
 {
     struct conv v = conv_create(k, c, tile, at_end);
-    const struct winograd_map *m = &v.map;
+    const struct blocked_map *m = &v.out;
     const size_t lanes = k->lanes;
-    conv_run(k, &v, NULL);
+    convolve(k, &v, NULL);
     for (size_t i = 0; i < v.y.count; i++) {
-        const size_t image = i / m->out_image, at = i % m->out_image;
-        const size_t in = at - c->out_gap * lanes; /* wraps in the gap before the first row */
-        const size_t x = in % m->out_row / lanes, y = in % m->out_block / m->out_row;
-        const size_t o = in / m->out_block * lanes + in % lanes;
-        if (at < c->out_gap * lanes || x >= m->out_width) {
-            cr_assert(guarded_is_poison(v.y.data[i]), "wrote into a gap");
+        const size_t image = i / m->image, at = i % m->image;
+        const size_t in = at - m->first; /* wraps in the gap before the first row */
+        const size_t x = in % m->row / lanes, y = in % m->block / m->row;
+        const size_t o = in / m->block * lanes + in % lanes;
+        if (at < m->first || x >= m->width) {
+            cr_assert_eq(v.y.data[i], 0, "a gap is not zero");
             continue;
         }
         if (o >= c->out) {
@@ -308,26 +302,26 @@ LEVELS(winograd, same_bits)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         for (unsigned tile = 2; tile <= 4; tile += 2) {
             struct conv v = conv_create(&k, &cases[i], tile, false);
-            conv_run(&k, &v, NULL);
+            convolve(&k, &v, NULL);
             struct guarded alone = guarded_floats(v.y.count, false);
             memcpy(alone.data, v.y.data, v.y.count * sizeof(float));
             for (size_t j = 0; j < v.y.count; j++)
                 v.y.data[j] = guarded_poison();
-            conv_run(&k, &v, pool);
+            convolve(&k, &v, pool);
             cr_expect_arr_eq(v.y.data, alone.data, v.y.count * sizeof(float),
                              "case %zu, F(%u): threads", i, tile);
             for (size_t image = 0; image < cases[i].images; image++) {
                 struct conv one = v;
-                one.map.images = 1;
-                one.x.data += image * v.map.in_image;
-                one.residual.data += image * v.map.out_image;
-                one.y.data += image * v.map.out_image;
-                memset(one.y.data, 0, v.map.out_image * sizeof(float));
-                conv_run(&k, &one, image & 1 ? pool : NULL);
-                for (size_t j = 0; j < v.map.out_image; j++) {
-                    const float want = alone.data[image * v.map.out_image + j];
-                    cr_assert(guarded_is_poison(want) || one.y.data[j] == want,
-                              "case %zu, F(%u): image %zu alone", i, tile, image);
+                one.in.images = one.out.images = 1;
+                one.x.data += image * v.in.image;
+                one.residual.data += image * v.out.image;
+                one.y.data += image * v.out.image;
+                memset(one.y.data, 0, v.out.image * sizeof(float));
+                convolve(&k, &one, image & 1 ? pool : NULL);
+                for (size_t j = 0; j < v.out.image; j++) {
+                    const float want = alone.data[image * v.out.image + j];
+                    cr_assert(one.y.data[j] == want, "case %zu, F(%u): image %zu alone", i, tile,
+                              image);
                 }
             }
             guarded_free(&alone);
@@ -346,13 +340,13 @@ Test(winograd, catches_a_wrong_coefficient)
     struct conv v = conv_create(&k, &c, 4, true);
     float *u = v.w.weights;
     u[3] += 1e-2f;
-    conv_run(&k, &v, NULL);
+    convolve(&k, &v, NULL);
     size_t wrong = 0;
     for (size_t y = 0; y < 6; y++) {
         for (size_t x = 0; x < 6; x++) {
             double size;
             const double want = naive(&v, k.lanes, 0, 3, y, x, &size);
-            const float got = v.y.data[y * v.map.out_row + x * k.lanes + 3];
+            const float got = v.y.data[y * v.out.row + x * k.lanes + 3];
             wrong += !(fabs((double)got - want) <= (double)FLT_EPSILON * (2 + size) * 8);
         }
     }

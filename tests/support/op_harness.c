@@ -56,9 +56,11 @@ static void set_up(const struct op_case *c, struct bench *b, struct op_result *r
         const struct op_arg *arg = &c->in[i];
         if (arg->dtype == CVD_DTYPE_NONE)
             continue;
-        b->values[i] = (struct op_value){arg->dtype, arg->shape, arg->constant ? arg->data : NULL};
+        b->values[i] = (struct op_value){
+            .dtype = arg->dtype, .shape = arg->shape, .data = arg->constant ? arg->data : NULL};
         b->in[i] = &b->values[i];
-        b->tensors[i] = (struct op_tensor){arg->dtype, arg->shape, arg->data};
+        b->tensors[i] =
+            (struct op_tensor){.dtype = arg->dtype, .shape = arg->shape, .data = arg->data};
         b->run_in[i] = &b->tensors[i];
     }
     b->node = (struct op_node){
@@ -81,7 +83,7 @@ struct op_result op_case_infer(const struct op_case *c)
     set_up(c, &b, &result);
     result.status = b.node.def->infer(&b.node, b.out);
     for (size_t i = 0; result.status == CVD_STATUS_OK && i < b.node.out_count; i++)
-        result.out[i] = (struct op_tensor){b.out[i].dtype, b.out[i].shape, NULL};
+        result.out[i] = (struct op_tensor){.dtype = b.out[i].dtype, .shape = b.out[i].shape};
     return result;
 }
 
@@ -91,8 +93,9 @@ static void run_prepared(const struct op_case *c, struct bench *b, const struct 
     const struct op_prepared *prepared = &result->prepared;
     struct op_output out[OP_HARNESS_OUTPUTS] = {0};
     for (size_t i = 0; i < b->node.out_count; i++)
-        out[i] = (struct op_output){b->out[i].dtype, b->out[i].shape,
-                                    guarded(bytes_of(&b->out[i].shape, b->out[i].dtype))};
+        out[i] = (struct op_output){.dtype = b->out[i].dtype,
+                                    .shape = b->out[i].shape,
+                                    .data = guarded(bytes_of(&b->out[i].shape, b->out[i].dtype))};
     void *const first = out[0].data;
     if (b->node.def->flags & OP_VIEW) {
         memcpy(first, b->tensors[0].data, bytes_of(&out[0].shape, out[0].dtype));
@@ -127,7 +130,8 @@ static void run_prepared(const struct op_case *c, struct bench *b, const struct 
     out[0].data = first;
     for (size_t i = 0; i < b->node.out_count; i++) {
         check_guards(c, out[i].data, bytes_of(&out[i].shape, out[i].dtype));
-        result->out[i] = (struct op_tensor){out[i].dtype, out[i].shape, out[i].data};
+        result->out[i] =
+            (struct op_tensor){.dtype = out[i].dtype, .shape = out[i].shape, .data = out[i].data};
     }
 }
 

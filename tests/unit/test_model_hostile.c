@@ -297,6 +297,12 @@ Test(model_hostile, operators_and_domains)
     x = net_input(&g, "x", NET_SHAPE(CVD_DIM_BATCH, 4));
     net_output(&g, NET_OP(&g, "Relu", "r", x));
     refused(&g, CVD_STATUS_UNSUPPORTED, "'convd', which no file may use");
+
+    net_init(&g);
+    cr_assert_eq(graph_add_opset(&g, "convd.blocked", 1, &err), CVD_STATUS_OK);
+    x = net_input(&g, "x", NET_SHAPE(CVD_DIM_BATCH, 4));
+    net_output(&g, NET_OP(&g, "Relu", "r", x));
+    refused(&g, CVD_STATUS_UNSUPPORTED, "'convd.blocked', which no file may use");
 }
 
 /* ---- size ---- */

@@ -1,0 +1,97 @@
+/* Geometry of blocked maps, and what their operators share. */
+#include "engine/ops/blocked.h"
+
+#include "engine/ops/op_util.h"
+#include "engine/runtime/mem.h"
+
+#include <math.h>
+#include <string.h>
+
+bool blocked_map(const struct cvd_shape *shape, struct op_layout layout, struct blocked_map *map)
+{
+    if (shape->rank != 4 || layout.lanes == 0)
+        return false;
+    *map = (struct blocked_map){
+        .images = (size_t)shape->dims[0],
+        .channels = (size_t)shape->dims[1],
+        .height = (size_t)shape->dims[2],
+        .width = (size_t)shape->dims[3],
+        .lanes = layout.lanes,
+        .gap = layout.gap,
+    };
+    map->blocks = (map->channels + map->lanes - 1) / map->lanes;
+    map->row = (map->width + map->gap) * map->lanes;
+    map->block = map->height * map->row;
+    map->first = map->gap * map->lanes;
+    map->image = map->first + map->blocks * map->block;
+    return true;
+}
+
+bool blocked_elements(const struct cvd_shape *shape, struct op_layout layout, size_t *out)
+{
+    size_t elements, row, image;
+    if (!cvd_shape_elements(shape, &elements))
+        return false;
+    *out = elements;
+    if (layout.lanes == 0)
+        return true;
+    struct blocked_map map;
+    if (!blocked_map(shape, layout, &map))
+        return false;
+    return mem_add(map.width, map.gap, &row) && mem_mul(row, map.lanes, &row) &&
+           mem_mul(row, map.height, &image) && mem_mul(image, map.blocks, &image) &&
+           mem_add(image, map.first, &image) && mem_mul(image, map.images, out);
+}
+
+void blocked_clear_gaps(const struct blocked_map *map, float *image, size_t block, size_t blocks,
+                        size_t first, size_t end)
+{
+    const size_t bytes = map->first * sizeof *image;
+    if (bytes == 0)
+        return;
+    for (size_t b = block; b < block + blocks; b++)
+        for (size_t y = first; y < end; y++)
+            memset(image + b * map->block + (y + 1) * map->row - map->first, 0, bytes);
+}
+
+void blocked_clear_lead(const struct blocked_map *map, float *image)
+{
+    memset(image - map->first, 0, map->first * sizeof *image);
+}
+
+struct kernel_act blocked_act(const struct activation *a)
+{
+    switch (a->kind) {
+    case ACTIVATION_RELU:
+        return (struct kernel_act){KERNEL_ACT_CLIP, 0, INFINITY};
+    case ACTIVATION_LEAKY_RELU:
+        return (struct kernel_act){KERNEL_ACT_LEAKY, a->alpha, 0};
+    case ACTIVATION_CLIP:
+        return (struct kernel_act){KERNEL_ACT_CLIP, a->alpha, a->beta};
+    case ACTIVATION_SIGMOID:
+        return (struct kernel_act){KERNEL_ACT_SIGMOID, 0, 0};
+    case ACTIVATION_TANH:
+        return (struct kernel_act){KERNEL_ACT_TANH, 0, 0};
+    case ACTIVATION_HARD_SIGMOID:
+        return (struct kernel_act){KERNEL_ACT_HARD_SIGMOID, a->alpha, a->beta};
+    case ACTIVATION_HARD_SWISH:
+        return (struct kernel_act){KERNEL_ACT_HARD_SWISH, 1.0f / 6, 0.5f};
+    case ACTIVATION_MUL_HARD_SIGMOID:
+        return (struct kernel_act){KERNEL_ACT_HARD_SWISH, a->alpha, a->beta};
+    case ACTIVATION_SWISH:
+        return (struct kernel_act){KERNEL_ACT_SWISH, a->alpha, 0};
+    case ACTIVATION_MUL_SIGMOID:
+        return (struct kernel_act){KERNEL_ACT_SWISH, 1, 0};
+    case ACTIVATION_MISH:
+    case ACTIVATION_MUL_TANH_SOFTPLUS:
+        return (struct kernel_act){KERNEL_ACT_MISH, 0, 0};
+    case ACTIVATION_GELU:
+        return (struct kernel_act){KERNEL_ACT_GELU, (float)M_SQRT1_2, 0};
+    case ACTIVATION_MUL_ERF:
+        return (struct kernel_act){KERNEL_ACT_GELU, a->alpha / a->beta, 0};
+    case ACTIVATION_NONE:
+    case ACTIVATION_COUNT:
+        break;
+    }
+    return (struct kernel_act){KERNEL_ACT_NONE, 0, 0};
+}

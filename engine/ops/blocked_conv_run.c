@@ -1,0 +1,460 @@
+/*
+ * Conv on blocked maps, at run time.
+ *
+ * Output channels are cut into groups of a few vectors, rows into chunks whose inputs stay in the
+ * second-level cache; a unit of work is one group's part of one chunk of one image. Units follow
+ * each other so that little has to come into that cache, and while one is computed the weights of
+ * the next are fetched. Sums never depend on how work is cut.
+ */
+#include "engine/ops/blocked_conv.h"
+
+#include "engine/ops/op_util.h"
+#include "engine/runtime/mem.h"
+
+#include <string.h>
+
+/* Of the second-level cache, for weights that stay there while chunks pass by. */
+#define WEIGHTS_BYTES ((size_t)512 << 10)
+/* The same for inputs that stay while groups pass by. */
+#define INPUT_BYTES ((size_t)896 << 10)
+/* For each column of a block, some 200 cycles: costs a hundredth of them, and a line for each is
+ * what comes in that time at most. */
+#define PREFETCHES ((size_t)8)
+/* Multiply-adds of a part worth giving to another thread: some 10 microseconds. */
+#define PART_MACS ((size_t)500000)
+
+struct conv_job {
+    const struct blocked_conv *s;
+    const struct kernels *kernels;
+    struct blocked_map in, out; /* where blocked */
+    const float *x, *residual;  /* first pixels; residual may be NULL */
+    float *y;
+    size_t images, chunk, chunks, groups; /* groups: those that are units of their own */
+    size_t items, together;               /* chunks of all images; how many meet a group in turn */
+    size_t units, parts, part_units;
+    size_t threads;
+    char *scratch;
+    size_t scratch_stride;
+};
+
+/* Rows of the kernel that lie on the map for output row y. */
+static void rows_inside(const struct window *w, size_t y, size_t *first, size_t *count)
+{
+    const int64_t top = (int64_t)y * w->stride[0] - w->pad[0], step = w->dilation[0];
+    const int64_t begin = top < 0 ? (-top + step - 1) / step : 0;
+    int64_t end = top < w->in[0] ? (w->in[0] - 1 - top) / step + 1 : 0;
+    if (end > w->kernel[0])
+        end = w->kernel[0];
+    *first = end > begin ? (size_t)begin : 0;
+    *count = end > begin ? (size_t)(end - begin) : 0;
+}
+
+/* The input under kernel row `row`, column 0 of output (y, 0); it may be in a gap. */
+static const float *input_at(const struct conv_job *j, const float *image, size_t y, size_t row)
+{
+    const struct window *w = &j->s->window;
+    const int64_t in_y = (int64_t)y * w->stride[0] - w->pad[0] + (int64_t)row * w->dilation[0];
+    return image + in_y * (int64_t)j->in.row - w->pad[1] * (int64_t)j->in.lanes;
+}
+
+/* Weights that will be needed after those at hand, and how many calls have time to fetch them. */
+struct coming {
+    const char *weights;
+    size_t bytes;
+};
+
+/* Lets a call fetch its share, one of `calls` equal ones, of what is coming. */
+static void prefetch_share(const struct conv_job *j, const struct coming *coming, size_t call,
+                           size_t calls, struct kernel_conv *c)
+{
+    const size_t tiles = round_up_div(c->pixels, j->kernels->conv.max_pixels[c->vectors]);
+    const size_t steps = tiles * round_up_div(c->total, c->inner) * c->rows * c->columns;
+    const size_t share = coming->bytes / calls;
+    c->prefetches = 0;
+    if (share == 0 || steps == 0)
+        return;
+    c->prefetch = coming->weights + call * share;
+    c->prefetches = PREFETCHES;
+    c->prefetch_step = min_size(round_up_div(share, steps * PREFETCHES), 64);
+}
+
+static void run_rows(const struct conv_job *j, const struct conv_group *g, const float *image,
+                     size_t out_image, size_t first, size_t end, const struct coming *coming)
+{
+    const struct blocked_conv *s = j->s;
+    const struct window *w = &s->window;
+    const size_t block = g->first / s->lanes;
+    const float *in = image + g->from / s->lanes * j->in.block;
+    struct kernel_conv c = {
+        .weights = s->weights + g->weights,
+        .bias = s->bias + g->first,
+        .pixels = OUT(w, 1),
+        .vectors = g->vectors,
+        .in_pixel = STRIDE(w, 1) * s->lanes,
+        .in_inner = 1,
+        .in_column = DILATION(w, 1) * s->lanes,
+        .in_row = DILATION(w, 0) * j->in.row,
+        .in_block = j->in.block,
+        .total = g->total,
+        .inner = s->lanes,
+        .columns = KERNEL(w, 1),
+        .weight_rows = KERNEL(w, 0),
+        .out_pixel = s->lanes,
+        .out_vector = j->out.block,
+        .width = SIZE_MAX,
+        .last_lanes = s->lanes,
+        .act = s->act,
+    };
+    for (size_t y = first; y < end; y++) {
+        const size_t at = out_image + block * j->out.block + y * j->out.row;
+        rows_inside(w, y, &c.first_row, &c.rows);
+        c.in = c.rows ? input_at(j, in, y, c.first_row) : in;
+        c.out = j->y + at;
+        c.residual = j->residual ? j->residual + at : NULL;
+        prefetch_share(j, coming, y - first, end - first, &c);
+        j->kernels->conv.fn(&c);
+    }
+    blocked_clear_gaps(&j->out, j->y + out_image, block, g->vectors, first, end);
+    if (block == 0 && first == 0)
+        blocked_clear_lead(&j->out, j->y + out_image);
+}
+
+static void run_grouped(const struct conv_job *j, const struct conv_group *g, const float *image,
+                        size_t out_image, size_t first, size_t end)
+{
+    const struct blocked_conv *s = j->s;
+    const struct window *w = &s->window;
+    const size_t block = g->first / s->lanes;
+    const float *in = image + block * j->in.block;
+    struct kernel_grouped c = {
+        .weights = s->weights + g->weights,
+        .bias = s->bias + g->first,
+        .pixels = OUT(w, 1),
+        .group = s->group_in,
+        .in_pixel = STRIDE(w, 1) * s->lanes,
+        .in_column = DILATION(w, 1) * s->lanes,
+        .in_row = DILATION(w, 0) * j->in.row,
+        .columns = KERNEL(w, 1),
+        .act = s->act,
+    };
+    for (size_t y = first; y < end; y++) {
+        const size_t at = out_image + block * j->out.block + y * j->out.row;
+        rows_inside(w, y, &c.first_row, &c.rows);
+        c.in = c.rows ? input_at(j, in, y, c.first_row) : in;
+        c.out = j->y + at;
+        c.residual = j->residual ? j->residual + at : NULL;
+        j->kernels->grouped.fn(&c);
+    }
+    blocked_clear_gaps(&j->out, j->y + out_image, block, 1, first, end);
+    if (block == 0 && first == 0)
+        blocked_clear_lead(&j->out, j->y + out_image);
+}
+
+/* Pixels first ... end - 1 of a map that is one row. */
+static void run_flat(const struct conv_job *j, const struct conv_group *g, const float *image,
+                     size_t out_image, size_t first, size_t end, const struct coming *coming)
+{
+    const struct blocked_conv *s = j->s;
+    const size_t block = g->first / s->lanes, width = j->out.width;
+    const size_t at =
+        out_image + block * j->out.block + first / width * j->out.row + first % width * s->lanes;
+    struct kernel_conv c = {
+        .in = image + g->from / s->lanes * j->in.block + first * s->lanes,
+        .weights = s->weights + g->weights,
+        .bias = s->bias + g->first,
+        .residual = j->residual ? j->residual + at : NULL,
+        .out = j->y + at,
+        .pixels = end - first,
+        .vectors = g->vectors,
+        .in_pixel = s->lanes,
+        .in_inner = 1,
+        .in_block = j->in.block,
+        .total = g->total,
+        .inner = s->lanes,
+        .columns = 1,
+        .rows = 1,
+        .weight_rows = 1,
+        .out_pixel = s->lanes,
+        .out_vector = j->out.block,
+        .out_x = first % width,
+        .width = j->out.gap ? width : SIZE_MAX,
+        .out_skip = j->out.first,
+        .last_lanes = s->lanes,
+        .act = s->act,
+    };
+    prefetch_share(j, coming, 0, 1, &c);
+    j->kernels->conv.fn(&c);
+    /* The rows that end here. */
+    blocked_clear_gaps(&j->out, j->y + out_image, block, g->vectors, first / width, end / width);
+    if (block == 0 && first == 0)
+        blocked_clear_lead(&j->out, j->y + out_image);
+}
+
+/* Copies the input rows under output rows first ... end - 1, with their padding. */
+static void copy_rows(const struct blocked_conv *s, const float *image, size_t first, size_t end,
+                      float *to)
+{
+    const struct window *w = &s->window;
+    const size_t width = IN(w, 1), left = min_size((size_t)w->pad[1], s->copy_width);
+    const size_t copied = min_size(width, s->copy_width - left);
+    const size_t right = s->copy_width - left - copied;
+    const size_t rows = (end - first - 1) * STRIDE(w, 0) + (KERNEL(w, 0) - 1) * DILATION(w, 0) + 1;
+    const int64_t top = (int64_t)(first * STRIDE(w, 0)) - w->pad[0];
+    const float edge[COPY_EDGE] = {0};
+    for (size_t i = 0; i < s->in_channels; i++) {
+        float *row = to + i * s->copy_rows * s->copy_width;
+        for (size_t r = 0; r < rows; r++, row += s->copy_width) {
+            const int64_t y = top + (int64_t)r;
+            if (y < 0 || y >= w->in[0]) {
+                memset(row, 0, s->copy_width * sizeof *row);
+                continue;
+            }
+            /* Edges of a fixed size cost no call. They may reach into the next row, which is
+             * written later, or behind the last one, where kernels that look at whole vectors want
+             * to read something anyway. */
+            memcpy(row, edge, sizeof edge);
+            if (left > COPY_EDGE)
+                memset(row, 0, left * sizeof *row);
+            memcpy(row + left, image + (i * IN(w, 0) + (size_t)y) * width, copied * sizeof *row);
+            memcpy(row + left + copied, edge, sizeof edge);
+            if (right > COPY_EDGE)
+                memset(row + left + copied, 0, right * sizeof *row);
+        }
+        memcpy(row, edge, sizeof edge);
+    }
+}
+
+static void run_stem(const struct conv_job *j, const float *image, size_t out_image, size_t first,
+                     size_t end, float *scratch)
+{
+    const struct blocked_conv *s = j->s;
+    const struct window *w = &s->window;
+    const size_t in_row = s->copies ? s->copy_width : IN(w, 1);
+    const float *in = s->copies ? scratch : image + first * STRIDE(w, 0) * in_row;
+    if (s->copies)
+        copy_rows(s, image, first, end, scratch);
+    struct kernel_conv c = {
+        .pixels = OUT(w, 1),
+        .in_pixel = STRIDE(w, 1),
+        .in_inner = DILATION(w, 1),
+        .in_row = DILATION(w, 0) * in_row,
+        .in_block = s->copies ? s->copy_rows * in_row : IN(w, 0) * in_row,
+        .total = s->in_channels * KERNEL(w, 1),
+        .inner = KERNEL(w, 1),
+        .columns = 1,
+        .rows = KERNEL(w, 0),
+        .weight_rows = KERNEL(w, 0),
+        .out_pixel = s->lanes,
+        .out_vector = j->out.block,
+        .width = SIZE_MAX,
+        .last_lanes = s->lanes,
+        .act = s->act,
+    };
+    for (size_t i = 0; i < s->group_count; i++) {
+        const struct conv_group *g = &s->group[i];
+        const size_t block = g->first / s->lanes;
+        c.weights = s->weights + g->weights;
+        c.bias = s->bias + g->first;
+        c.vectors = g->vectors;
+        for (size_t y = first; y < end; y++) {
+            const size_t at = out_image + block * j->out.block + y * j->out.row;
+            c.in = in + (y - first) * STRIDE(w, 0) * in_row;
+            c.out = j->y + at;
+            c.residual = j->residual ? j->residual + at : NULL;
+            j->kernels->conv.fn(&c);
+        }
+        blocked_clear_gaps(&j->out, j->y + out_image, block, g->vectors, first, end);
+        if (block == 0 && first == 0)
+            blocked_clear_lead(&j->out, j->y + out_image);
+    }
+}
+
+static void run_planes(const struct conv_job *j, const float *image, float *out, size_t first,
+                       size_t end, float *scratch)
+{
+    const struct blocked_conv *s = j->s;
+    const struct window *w = &s->window;
+    copy_rows(s, image, first, end, scratch);
+    const size_t plane = OUT(w, 0) * OUT(w, 1);
+    struct kernel_planes p = {
+        .in = scratch,
+        .rows = end - first,
+        .columns = OUT(w, 1),
+        .channels = s->in_channels,
+        .window_rows = KERNEL(w, 0),
+        .window_columns = KERNEL(w, 1),
+        .in_row = STRIDE(w, 0) * s->copy_width,
+        .in_channel = s->copy_rows * s->copy_width,
+        .in_tap_row = DILATION(w, 0) * s->copy_width,
+        .in_tap_column = DILATION(w, 1),
+        .out_row = OUT(w, 1),
+        .out_map = plane,
+        .act = s->act,
+    };
+    for (size_t i = 0; i < s->group_count; i++) {
+        const struct conv_group *g = &s->group[i];
+        p.weights = s->weights + g->weights;
+        p.bias = s->bias + g->first;
+        p.maps = g->vectors;
+        p.out = out + g->first * plane + first * OUT(w, 1);
+        j->kernels->planes.fn(&p);
+    }
+}
+
+struct place {
+    size_t group, chunk, image;
+};
+
+/* Units are numbered so that `together` neighbouring items, chunks of images, meet the first group,
+ * then the second ..., then the next items do. */
+static struct place place_of(const struct conv_job *j, size_t unit)
+{
+    const size_t first = unit / (j->together * j->groups) * j->together;
+    const size_t size = min_size(j->together, j->items - first);
+    const size_t rest = unit - first * j->groups, item = first + rest % size;
+    return (struct place){rest / size, item % j->chunks, item / j->chunks};
+}
+
+/* The weights that this thread needs after those of `unit`, as far as the unit should fetch them:
+ * of many units with the same group each takes a share. Groups that pass again and again stay in
+ * the cache after the first time. */
+static struct coming coming_after(const struct conv_job *j, size_t unit, size_t part)
+{
+    const struct blocked_conv *s = j->s;
+    const size_t round = j->together * j->groups;
+    const size_t same = min_size(j->together, j->items - unit / round * j->together);
+    size_t next = unit + same;
+    if (next >= (part + 1) * j->part_units && j->threads > 1)
+        next = (part + j->threads) * j->part_units; /* the part after those of the others */
+    const bool stay = s->weight_floats * sizeof(float) <= WEIGHTS_BYTES;
+    if (next >= j->units || (stay && unit >= round))
+        return (struct coming){NULL, 0};
+    const size_t group = place_of(j, next).group;
+    if (group == place_of(j, unit).group)
+        return (struct coming){NULL, 0};
+    const size_t begin = s->group[group].weights;
+    const size_t end = group + 1 < s->group_count ? s->group[group + 1].weights : s->weight_floats;
+    const size_t share = (end - begin) * sizeof(float) / same;
+    return (struct coming){(const char *)(s->weights + begin) + unit % round % same * share, share};
+}
+
+static void run_unit(const struct conv_job *j, size_t unit, size_t part, unsigned slot)
+{
+    const struct blocked_conv *s = j->s;
+    const struct window *w = &s->window;
+    const struct place at = place_of(j, unit);
+    const struct conv_group *group = &s->group[at.group];
+    const size_t rows = s->form == FORM_FLAT ? j->out.height * j->out.width : OUT(w, 0);
+    const size_t first = at.chunk * j->chunk, end = min_size(first + j->chunk, rows);
+    const size_t plain = s->in_channels * IN(w, 0) * IN(w, 1);
+    const float *x = j->x + at.image * (s->form < FORM_STEM ? j->in.image : plain);
+    const struct coming coming = coming_after(j, unit, part);
+    float *scratch = (float *)(void *)(j->scratch + slot * j->scratch_stride);
+    switch (s->form) {
+    case FORM_ROWS:
+        run_rows(j, group, x, at.image * j->out.image, first, end, &coming);
+        break;
+    case FORM_FLAT:
+        run_flat(j, group, x, at.image * j->out.image, first, end, &coming);
+        break;
+    case FORM_GROUPED:
+        run_grouped(j, group, x, at.image * j->out.image, first, end);
+        break;
+    case FORM_STEM:
+        run_stem(j, x, at.image * j->out.image, first, end, scratch);
+        break;
+    case FORM_PLANES:
+        run_planes(j, x, j->y + at.image * s->out_channels * OUT(w, 0) * OUT(w, 1), first, end,
+                   scratch);
+        break;
+    }
+}
+
+static void conv_part(void *ctx, size_t part, unsigned slot)
+{
+    const struct conv_job *j = ctx;
+    const size_t end = min_size((part + 1) * j->part_units, j->units);
+    for (size_t unit = part * j->part_units; unit < end; unit++)
+        run_unit(j, unit, part, slot);
+}
+
+/* Bytes of a chunk's inputs. */
+static size_t chunk_bytes(const struct conv_job *j)
+{
+    const struct blocked_conv *s = j->s;
+    const size_t pixels =
+        s->form == FORM_FLAT ? j->chunk : j->chunk * STRIDE(&s->window, 0) * IN(&s->window, 1);
+    return pixels * s->in_channels * sizeof(float);
+}
+
+/*
+ * How many chunks a group's weights should meet in turn: as many as stay in the cache meanwhile, or
+ * all of them, whichever brings less into the cache. The first way the weights come once for each
+ * so many chunks, the second way all chunks come once for each group.
+ */
+static size_t choose_together(const struct conv_job *j)
+{
+    const struct blocked_conv *s = j->s;
+    const size_t weights = s->weight_floats * sizeof(float), chunk = chunk_bytes(j);
+    if (weights <= WEIGHTS_BYTES)
+        return 1;
+    const size_t fit = INPUT_BYTES / (chunk + 1) ? INPUT_BYTES / (chunk + 1) : 1;
+    if (fit >= j->items)
+        return j->items;
+    const double often = (double)round_up_div(j->items, fit) * (double)weights;
+    const double inputs = (double)chunk * (double)j->items;
+    return often + inputs < (double)weights + inputs * (double)j->groups ? fit : j->items;
+}
+
+/* Cuts the work for `threads` threads. */
+static void cut_work(struct conv_job *j, size_t threads)
+{
+    const struct blocked_conv *s = j->s;
+    const struct window *w = &s->window;
+    const bool plain = s->form == FORM_STEM || s->form == FORM_PLANES;
+    const size_t rows = s->form == FORM_FLAT ? j->out.height * j->out.width : OUT(w, 0);
+    const size_t least = s->form == FORM_FLAT ? 28 : 1;
+    size_t work;
+    if (!mem_mul(s->macs, j->images, &work))
+        work = SIZE_MAX;
+    const size_t parts = threads > 1 ? min_size(8 * threads, work / PART_MACS + 1) : 1;
+    j->threads = threads;
+    j->groups = plain ? 1 : s->group_count;
+    j->chunk = s->chunk;
+    j->chunks = round_up_div(rows, j->chunk);
+    while (j->images * j->groups * j->chunks < parts && j->chunk >= 2 * least) {
+        j->chunk = round_up_div(j->chunk, 2);
+        j->chunks = round_up_div(rows, j->chunk);
+    }
+    j->items = j->images * j->chunks;
+    j->together = choose_together(j);
+    j->units = j->items * j->groups;
+    j->part_units = round_up_div(j->units, parts);
+    j->parts = round_up_div(j->units, j->part_units);
+}
+
+void blocked_conv_run(const struct op_run *r)
+{
+    const struct op_tensor *x = r->in[0], *residual = op_run_input(r, RESIDUAL);
+    struct conv_job j = {
+        .s = r->state,
+        .kernels = r->kernels,
+        .x = x->data,
+        .residual = residual ? residual->data : NULL,
+        .y = r->out[0].data,
+        .images = (size_t)x->shape.dims[0],
+        .scratch = r->scratch,
+        .scratch_stride = r->scratch_stride,
+    };
+    if (!j.y || j.images == 0)
+        return;
+    if (blocked_map(&x->shape, x->layout, &j.in))
+        j.x += j.in.first;
+    if (blocked_map(&r->out[0].shape, r->out[0].layout, &j.out)) {
+        j.y += j.out.first;
+        if (j.residual)
+            j.residual += j.out.first;
+    }
+    cut_work(&j, r->pool ? tpool_threads(r->pool) : 1);
+    tpool_for(r->pool, j.parts, conv_part, &j);
+}
