@@ -23,7 +23,7 @@ bool blocked_map(const struct cvd_shape *shape, struct op_layout layout, struct 
     map->row = (map->width + map->gap) * map->lanes;
     map->block = map->height * map->row;
     map->first = map->gap * map->lanes;
-    map->image = map->first + map->blocks * map->block;
+    map->image = map->first + (layout.blocks ? layout.blocks : map->blocks) * map->block;
     return true;
 }
 
@@ -39,7 +39,8 @@ bool blocked_elements(const struct cvd_shape *shape, struct op_layout layout, si
     if (!blocked_map(shape, layout, &map))
         return false;
     return mem_add(map.width, map.gap, &row) && mem_mul(row, map.lanes, &row) &&
-           mem_mul(row, map.height, &image) && mem_mul(image, map.blocks, &image) &&
+           mem_mul(row, map.height, &image) &&
+           mem_mul(image, layout.blocks ? layout.blocks : map.blocks, &image) &&
            mem_add(image, map.first, &image) && mem_mul(image, map.images, out);
 }
 

@@ -12,8 +12,13 @@
  * before the next. The value's data is the first of these pixels. Whoever writes a value writes its
  * gaps; lanes beyond the last channel hold finite numbers that nobody relies on.
  *
+ * A map may be a part of another, some neighbouring blocks of every image. Its images are then as
+ * far apart as the whole's, and the gap before an image is the one behind the block before, which
+ * both write.
+ *
  *   Conv      X, W, B or nothing, residual or nothing: as in the domain "convd"
- *             X blocked -> Y blocked (the residual like Y); X plain -> Y blocked (few channels in);
+ *             X blocked -> Y blocked (the residual with its gap);
+ *             X plain -> Y blocked (few channels in);
  *             X plain -> Y plain (few channels in and out)
  *   Gemm      A, B, C or nothing: as in "convd" with transA 0, a constant B, and C a constant row
  *             A plain, or blocked [N, C, H, W], which stands for Flatten(axis = 1); Y plain
@@ -43,8 +48,8 @@ struct blocked_map {
 /* False when the shape is not [N, C, H, W] or the layout is plain; sizes must fit, see below. */
 bool blocked_map(const struct cvd_shape *shape, struct op_layout layout, struct blocked_map *map);
 
-/* Floats that a value takes in its layout, plain ones included; false when they overflow or a
- * blocked value is not [N, C, H, W]. */
+/* Floats that a value takes in its layout, plain ones included (for a part: those of the whole
+ * map); false when they overflow or a blocked value is not [N, C, H, W]. */
 bool blocked_elements(const struct cvd_shape *shape, struct op_layout layout, size_t *out);
 
 /* Writes the gaps behind rows first ... end - 1 of blocks `block` ... block + blocks - 1 of an

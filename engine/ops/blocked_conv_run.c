@@ -27,6 +27,7 @@ struct conv_job {
     const struct blocked_conv *s;
     const struct kernels *kernels;
     struct blocked_map in, out; /* where blocked */
+    size_t residual_image;      /* from one image to the next */
     const float *x, *residual;  /* first pixels; residual may be NULL */
     float *y;
     size_t images, chunk, chunks, groups; /* groups: those that are units of their own */
@@ -35,6 +36,12 @@ struct conv_job {
     size_t threads;
     char *scratch;
     size_t scratch_stride;
+};
+
+/* Where an image's first pixels are. */
+struct conv_image {
+    const float *x, *residual; /* residual may be NULL */
+    float *y;
 };
 
 /* Rows of the kernel that lie on the map for output row y. */
@@ -78,13 +85,14 @@ static void prefetch_share(const struct conv_job *j, const struct coming *coming
     c->prefetch_step = min_size(round_up_div(share, steps * PREFETCHES), 64);
 }
 
-static void run_rows(const struct conv_job *j, const struct conv_group *g, const float *image,
-                     size_t out_image, size_t first, size_t end, const struct coming *coming)
+static void run_rows(const struct conv_job *j, const struct conv_group *g,
+                     const struct conv_image *image, size_t first, size_t end,
+                     const struct coming *coming)
 {
     const struct blocked_conv *s = j->s;
     const struct window *w = &s->window;
     const size_t block = g->first / s->lanes;
-    const float *in = image + g->from / s->lanes * j->in.block;
+    const float *in = image->x + g->from / s->lanes * j->in.block;
     struct kernel_conv c = {
         .weights = s->weights + g->weights,
         .bias = s->bias + g->first,
@@ -106,26 +114,26 @@ static void run_rows(const struct conv_job *j, const struct conv_group *g, const
         .act = s->act,
     };
     for (size_t y = first; y < end; y++) {
-        const size_t at = out_image + block * j->out.block + y * j->out.row;
+        const size_t at = block * j->out.block + y * j->out.row;
         rows_inside(w, y, &c.first_row, &c.rows);
         c.in = c.rows ? input_at(j, in, y, c.first_row) : in;
-        c.out = j->y + at;
-        c.residual = j->residual ? j->residual + at : NULL;
+        c.out = image->y + at;
+        c.residual = image->residual ? image->residual + at : NULL;
         prefetch_share(j, coming, y - first, end - first, &c);
         j->kernels->conv.fn(&c);
     }
-    blocked_clear_gaps(&j->out, j->y + out_image, block, g->vectors, first, end);
+    blocked_clear_gaps(&j->out, image->y, block, g->vectors, first, end);
     if (block == 0 && first == 0)
-        blocked_clear_lead(&j->out, j->y + out_image);
+        blocked_clear_lead(&j->out, image->y);
 }
 
-static void run_grouped(const struct conv_job *j, const struct conv_group *g, const float *image,
-                        size_t out_image, size_t first, size_t end)
+static void run_grouped(const struct conv_job *j, const struct conv_group *g,
+                        const struct conv_image *image, size_t first, size_t end)
 {
     const struct blocked_conv *s = j->s;
     const struct window *w = &s->window;
     const size_t block = g->first / s->lanes;
-    const float *in = image + block * j->in.block;
+    const float *in = image->x + block * j->in.block;
     struct kernel_grouped c = {
         .weights = s->weights + g->weights,
         .bias = s->bias + g->first,
@@ -138,32 +146,32 @@ static void run_grouped(const struct conv_job *j, const struct conv_group *g, co
         .act = s->act,
     };
     for (size_t y = first; y < end; y++) {
-        const size_t at = out_image + block * j->out.block + y * j->out.row;
+        const size_t at = block * j->out.block + y * j->out.row;
         rows_inside(w, y, &c.first_row, &c.rows);
         c.in = c.rows ? input_at(j, in, y, c.first_row) : in;
-        c.out = j->y + at;
-        c.residual = j->residual ? j->residual + at : NULL;
+        c.out = image->y + at;
+        c.residual = image->residual ? image->residual + at : NULL;
         j->kernels->grouped.fn(&c);
     }
-    blocked_clear_gaps(&j->out, j->y + out_image, block, 1, first, end);
+    blocked_clear_gaps(&j->out, image->y, block, 1, first, end);
     if (block == 0 && first == 0)
-        blocked_clear_lead(&j->out, j->y + out_image);
+        blocked_clear_lead(&j->out, image->y);
 }
 
 /* Pixels first ... end - 1 of a map that is one row. */
-static void run_flat(const struct conv_job *j, const struct conv_group *g, const float *image,
-                     size_t out_image, size_t first, size_t end, const struct coming *coming)
+static void run_flat(const struct conv_job *j, const struct conv_group *g,
+                     const struct conv_image *image, size_t first, size_t end,
+                     const struct coming *coming)
 {
     const struct blocked_conv *s = j->s;
     const size_t block = g->first / s->lanes, width = j->out.width;
-    const size_t at =
-        out_image + block * j->out.block + first / width * j->out.row + first % width * s->lanes;
+    const size_t at = block * j->out.block + first / width * j->out.row + first % width * s->lanes;
     struct kernel_conv c = {
-        .in = image + g->from / s->lanes * j->in.block + first * s->lanes,
+        .in = image->x + g->from / s->lanes * j->in.block + first * s->lanes,
         .weights = s->weights + g->weights,
         .bias = s->bias + g->first,
-        .residual = j->residual ? j->residual + at : NULL,
-        .out = j->y + at,
+        .residual = image->residual ? image->residual + at : NULL,
+        .out = image->y + at,
         .pixels = end - first,
         .vectors = g->vectors,
         .in_pixel = s->lanes,
@@ -185,9 +193,9 @@ static void run_flat(const struct conv_job *j, const struct conv_group *g, const
     prefetch_share(j, coming, 0, 1, &c);
     j->kernels->conv.fn(&c);
     /* The rows that end here. */
-    blocked_clear_gaps(&j->out, j->y + out_image, block, g->vectors, first / width, end / width);
+    blocked_clear_gaps(&j->out, image->y, block, g->vectors, first / width, end / width);
     if (block == 0 && first == 0)
-        blocked_clear_lead(&j->out, j->y + out_image);
+        blocked_clear_lead(&j->out, image->y);
 }
 
 /* Copies the input rows under output rows first ... end - 1, with their padding. */
@@ -224,15 +232,15 @@ static void copy_rows(const struct blocked_conv *s, const float *image, size_t f
     }
 }
 
-static void run_stem(const struct conv_job *j, const float *image, size_t out_image, size_t first,
+static void run_stem(const struct conv_job *j, const struct conv_image *image, size_t first,
                      size_t end, float *scratch)
 {
     const struct blocked_conv *s = j->s;
     const struct window *w = &s->window;
     const size_t in_row = s->copies ? s->copy_width : IN(w, 1);
-    const float *in = s->copies ? scratch : image + first * STRIDE(w, 0) * in_row;
+    const float *in = s->copies ? scratch : image->x + first * STRIDE(w, 0) * in_row;
     if (s->copies)
-        copy_rows(s, image, first, end, scratch);
+        copy_rows(s, image->x, first, end, scratch);
     struct kernel_conv c = {
         .pixels = OUT(w, 1),
         .in_pixel = STRIDE(w, 1),
@@ -257,15 +265,15 @@ static void run_stem(const struct conv_job *j, const float *image, size_t out_im
         c.bias = s->bias + g->first;
         c.vectors = g->vectors;
         for (size_t y = first; y < end; y++) {
-            const size_t at = out_image + block * j->out.block + y * j->out.row;
+            const size_t at = block * j->out.block + y * j->out.row;
             c.in = in + (y - first) * STRIDE(w, 0) * in_row;
-            c.out = j->y + at;
-            c.residual = j->residual ? j->residual + at : NULL;
+            c.out = image->y + at;
+            c.residual = image->residual ? image->residual + at : NULL;
             j->kernels->conv.fn(&c);
         }
-        blocked_clear_gaps(&j->out, j->y + out_image, block, g->vectors, first, end);
+        blocked_clear_gaps(&j->out, image->y, block, g->vectors, first, end);
         if (block == 0 && first == 0)
-            blocked_clear_lead(&j->out, j->y + out_image);
+            blocked_clear_lead(&j->out, image->y);
     }
 }
 
@@ -347,25 +355,29 @@ static void run_unit(const struct conv_job *j, size_t unit, size_t part, unsigne
     const size_t rows = s->form == FORM_FLAT ? j->out.height * j->out.width : OUT(w, 0);
     const size_t first = at.chunk * j->chunk, end = min_size(first + j->chunk, rows);
     const size_t plain = s->in_channels * IN(w, 0) * IN(w, 1);
-    const float *x = j->x + at.image * (s->form < FORM_STEM ? j->in.image : plain);
+    const struct conv_image image = {
+        .x = j->x + at.image * (s->form < FORM_STEM ? j->in.image : plain),
+        .residual = j->residual ? j->residual + at.image * j->residual_image : NULL,
+        .y = j->y + at.image * (s->form == FORM_PLANES ? s->out_channels * OUT(w, 0) * OUT(w, 1)
+                                                       : j->out.image),
+    };
     const struct coming coming = coming_after(j, unit, part);
     float *scratch = (float *)(void *)(j->scratch + slot * j->scratch_stride);
     switch (s->form) {
     case FORM_ROWS:
-        run_rows(j, group, x, at.image * j->out.image, first, end, &coming);
+        run_rows(j, group, &image, first, end, &coming);
         break;
     case FORM_FLAT:
-        run_flat(j, group, x, at.image * j->out.image, first, end, &coming);
+        run_flat(j, group, &image, first, end, &coming);
         break;
     case FORM_GROUPED:
-        run_grouped(j, group, x, at.image * j->out.image, first, end);
+        run_grouped(j, group, &image, first, end);
         break;
     case FORM_STEM:
-        run_stem(j, x, at.image * j->out.image, first, end, scratch);
+        run_stem(j, &image, first, end, scratch);
         break;
     case FORM_PLANES:
-        run_planes(j, x, j->y + at.image * s->out_channels * OUT(w, 0) * OUT(w, 1), first, end,
-                   scratch);
+        run_planes(j, image.x, image.y, first, end, scratch);
         break;
     }
 }
@@ -452,8 +464,11 @@ void blocked_conv_run(const struct op_run *r)
         j.x += j.in.first;
     if (blocked_map(&r->out[0].shape, r->out[0].layout, &j.out)) {
         j.y += j.out.first;
-        if (j.residual)
-            j.residual += j.out.first;
+        struct blocked_map map;
+        if (residual && blocked_map(&residual->shape, residual->layout, &map)) {
+            j.residual += map.first;
+            j.residual_image = map.image;
+        }
     }
     cut_work(&j, r->pool ? tpool_threads(r->pool) : 1);
     tpool_for(r->pool, j.parts, conv_part, &j);

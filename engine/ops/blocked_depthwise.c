@@ -97,7 +97,7 @@ struct depthwise_job {
     const struct depthwise_state *s;
     const struct kernels *kernels;
     struct window window;
-    struct blocked_map in, out;
+    struct blocked_map in, out, residual_map;
     const float *x, *residual;
     float *y;
     size_t rows, chunks; /* of a unit; of a block */
@@ -135,7 +135,7 @@ static void run_unit(const struct depthwise_job *j, size_t unit)
             },
         .weights = s->weights + block * s->taps * lanes,
         .bias = s->bias + block * lanes,
-        .residual = j->residual ? j->residual + image * j->out.image + at : NULL,
+        .residual = j->residual ? j->residual + image * j->residual_map.image + at : NULL,
         .act = s->act,
     };
     j->kernels->depthwise.fn(&d);
@@ -162,8 +162,8 @@ static void depthwise_run(const struct op_run *r)
         return;
     j.x = (const float *)x->data + j.in.first;
     j.y = (float *)r->out[0].data + j.out.first;
-    if (residual)
-        j.residual = (const float *)residual->data + j.out.first;
+    if (residual && blocked_map(&residual->shape, residual->layout, &j.residual_map))
+        j.residual = (const float *)residual->data + j.residual_map.first;
     /* An even number of rows: the kernel computes two together. */
     const size_t row_macs = j.out.width * j.out.lanes * s->taps;
     j.rows = min_size((UNIT_MACS / row_macs + 2) / 2 * 2, j.out.height);

@@ -18,8 +18,8 @@
  *   Softmax         X and Y plain: ONNX's where the dimensions it runs over are the last
  *
  * X, A, B, the residual and Y are blocked [N, C, H, W] unless the list says otherwise; all but
- * the global pools, LayerNorm and Softmax take `activation` as in "convd". A residual is laid out
- * like Y; of all other maps the gaps may differ. A global pool's Y may be plain.
+ * the global pools, LayerNorm and Softmax take `activation` as in "convd". A residual has the gap
+ * of Y; of all other maps the gaps may differ. A global pool's Y may be plain.
  */
 #ifndef CONVD_OPS_BLOCKED_MAPS_H
 #define CONVD_OPS_BLOCKED_MAPS_H

@@ -101,8 +101,11 @@ static void winograd_op_run(const struct op_run *r)
     job.pad_left = (size_t)window.pad[1];
     job.in = (const float *)x->data + job.in_map.first;
     job.out = (float *)r->out[0].data + job.out_map.first;
-    if (residual)
-        job.residual = (const float *)residual->data + job.out_map.first;
+    struct blocked_map map;
+    if (residual && blocked_map(&residual->shape, residual->layout, &map)) {
+        job.residual = (const float *)residual->data + map.first;
+        job.residual_image = map.image;
+    }
     winograd_run(&job, r->pool);
 }
 

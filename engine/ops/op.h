@@ -44,7 +44,8 @@ enum op_attr_type {
  */
 struct op_layout {
     unsigned lanes;
-    unsigned gap; /* pixels */
+    unsigned gap;    /* pixels */
+    unsigned blocks; /* of the map that this one is a part of; 0: it is a map of its own */
 };
 
 /* A typed array. data is aligned to MEM_ALIGN when it holds weights. */

@@ -248,14 +248,15 @@ static void compute_group(const struct winograd_loop *l, size_t first, size_t co
     job->kernels->winograd.product(&product);
     struct winograd_span s = {0};
     while (next_span(l, first, count, &s)) {
-        const size_t image = s.image * m->image, at = image + block * m->block;
+        const size_t at = block * m->block;
+        float *image = job->out + s.image * m->image;
         const struct kernel_winograd_output output = {
             .in = products + s.at * w->lanes,
             .in_element = l->product_element,
             .in_block = count * w->lanes,
             .bias = w->bias + block * w->lanes,
-            .residual = job->residual ? job->residual + at : NULL,
-            .out = job->out + at,
+            .residual = job->residual ? job->residual + s.image * job->residual_image + at : NULL,
+            .out = image + at,
             .height = m->height,
             .width = m->width,
             .out_row = m->row,
@@ -267,7 +268,7 @@ static void compute_group(const struct winograd_loop *l, size_t first, size_t co
             .act = job->act,
         };
         (w->tile == 4 ? job->kernels->winograd.by_4 : job->kernels->winograd.by_2).output(&output);
-        clear_gaps(l, &s, job->out + image, block, vectors);
+        clear_gaps(l, &s, image, block, vectors);
     }
 }
 

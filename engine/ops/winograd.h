@@ -43,7 +43,8 @@ struct winograd_job {
     struct blocked_map in_map, out_map;
     size_t pad_top, pad_left;
     const float *in;       /* pixel (0, 0) of block 0 of image 0 */
-    const float *residual; /* laid out like out; NULL: none */
+    const float *residual; /* laid out like out, but for residual_image; NULL: none */
+    size_t residual_image; /* from one to the next */
     float *out;
     struct kernel_act act;
     char *scratch; /* of slot 0 */

@@ -300,9 +300,9 @@ int main(int argc, char **argv)
                           .pad = c->pad,
                           .groups = c->groups};
         if (c->kind == BLOCKED)
-            l.in_layout = (struct op_layout){lanes, (unsigned)c->pad};
+            l.in_layout = (struct op_layout){.lanes = lanes, .gap = (unsigned)c->pad};
         if (c->kind != PLANES)
-            l.out_layout = (struct op_layout){lanes, (unsigned)c->out_gap};
+            l.out_layout = (struct op_layout){.lanes = lanes, .gap = (unsigned)c->out_gap};
         run_layer(&l);
     }
     for (size_t i = 0; i < sizeof denses / sizeof *denses; i++) {
@@ -315,7 +315,7 @@ int main(int argc, char **argv)
                           .weights = {2, {d->outputs, d->inputs}}};
         if (d->c) {
             l.in = (struct cvd_shape){4, {d->rows, d->c, d->side, d->side}};
-            l.in_layout = (struct op_layout){lanes, 0};
+            l.in_layout = (struct op_layout){.lanes = lanes, .gap = 0};
         }
         run_layer(&l);
     }

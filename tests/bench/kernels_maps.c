@@ -197,11 +197,13 @@ static void set_up_conv(struct bench *b, const char *op, const struct conv *c, i
         {.name = "tile", .type = OP_ATTR_INT, .i = tile},
     };
     const struct input inputs[] = {
-        {{4, {c->n, c->c, c->size, c->size}}, {kernels.lanes, (unsigned)c->pad}, false},
-        {{4, {c->out, c->c / groups, c->kernel, c->kernel}}, {0, 0}, true},
-        {{1, {c->out}}, {0, 0}, true},
+        {{4, {c->n, c->c, c->size, c->size}},
+         {.lanes = kernels.lanes, .gap = (unsigned)c->pad},
+         false},
+        {{4, {c->out, c->c / groups, c->kernel, c->kernel}}, {0}, true},
+        {{1, {c->out}}, {0}, true},
     };
-    set_up(b, op, attrs, 6, inputs, 3, (struct op_layout){kernels.lanes, 0});
+    set_up(b, op, attrs, 6, inputs, 3, (struct op_layout){.lanes = kernels.lanes, .gap = 0});
 }
 
 static const struct conv winograds[] = {
@@ -315,7 +317,7 @@ static void run_map(const struct map_case *m)
         {.name = "strides", .type = OP_ATTR_INTS, .count = 2, .ints = strides},
         {.name = "pads", .type = OP_ATTR_INTS, .count = 4, .ints = pads},
     };
-    const struct op_layout layout = {kernels.lanes, 0};
+    const struct op_layout layout = {.lanes = kernels.lanes};
     struct input inputs[] = {
         {{4, {1, m->c, m->size, m->size}}, layout, false},
         {{4, {1, m->c, m->size, m->size}}, layout, false},
@@ -323,7 +325,7 @@ static void run_map(const struct map_case *m)
     if (m->channels)
         inputs[1].shape = (struct cvd_shape){4, {1, m->c, 1, 1}};
     if (m->channels == 2)
-        inputs[1] = (struct input){{1, {m->c}}, {0, 0}, true};
+        inputs[1] = (struct input){{1, {m->c}}, {0}, true};
     set_up(&b, m->op, attrs, m->kernel ? 4 : 1, inputs, (size_t)m->inputs, layout);
     report("", m->name, &b, 0);
 }
@@ -332,7 +334,7 @@ static void run_softmax(const char *name, int rows, int count)
 {
     static struct bench b;
     const struct op_attr attrs[] = {{.name = "axis", .type = OP_ATTR_INT, .i = -1}};
-    const struct input input = {{2, {rows, count}}, {0, 0}, false};
+    const struct input input = {{2, {rows, count}}, {0}, false};
     set_up(&b, "Softmax", attrs, 1, &input, 1, (struct op_layout){0});
     report("", name, &b, 0);
 }

@@ -133,8 +133,8 @@ static struct conv conv_create(const struct kernels *k, const struct conv_case *
                                 {(int64_t)c->images, (int64_t)c->out,
                                  (int64_t)(c->height + c->top + c->bottom - 2),
                                  (int64_t)(c->width + c->left + c->right - 2)}};
-    blocked_map(&x, (struct op_layout){k->lanes, (unsigned)c->gap}, &v.in);
-    blocked_map(&y, (struct op_layout){k->lanes, (unsigned)c->out_gap}, &v.out);
+    blocked_map(&x, (struct op_layout){.lanes = k->lanes, .gap = (unsigned)c->gap}, &v.in);
+    blocked_map(&y, (struct op_layout){.lanes = k->lanes, .gap = (unsigned)c->out_gap}, &v.out);
     v.x = guarded_floats(c->images * v.in.image, at_end);
     v.y = guarded_floats(c->images * v.out.image, at_end);
     v.residual = guarded_floats(v.y.count, at_end);
@@ -188,6 +188,7 @@ static void convolve(const struct kernels *k, const struct conv *v, struct tpool
         .pad_left = v->c->left,
         .in = v->x.data + v->c->gap * k->lanes,
         .residual = v->c->residual ? v->residual.data + v->c->out_gap * k->lanes : NULL,
+        .residual_image = v->out.image,
         .out = v->y.data + v->c->out_gap * k->lanes,
         .act = {v->c->act, 0, v->c->act == KERNEL_ACT_CLIP ? INFINITY : 0},
         .scratch = scratch,

@@ -29,6 +29,13 @@ static void free_room(float *room)
     mem_free(room - GUARD_FLOATS);
 }
 
+/* From the room to the value's data. */
+static size_t part_begin(const struct cvd_shape *shape, struct op_layout layout)
+{
+    struct blocked_map m;
+    return layout.blocks && blocked_map(shape, layout, &m) ? m.block : 0;
+}
+
 static void check_guards(const char *what, const float *room, const struct cvd_shape *shape,
                          struct op_layout layout)
 {
@@ -38,6 +45,13 @@ static void check_guards(const char *what, const float *room, const struct cvd_s
         cr_assert(guarded_is_poison(room[-1 - (ptrdiff_t)i]), "%s: wrote before its output", what);
         cr_assert(guarded_is_poison(room[count + i]), "%s: wrote behind its output", what);
     }
+    struct blocked_map m;
+    if (!layout.blocks || !blocked_map(shape, layout, &m))
+        return;
+    const size_t begin = part_begin(shape, layout), end = begin + m.first + m.blocks * m.block;
+    for (size_t i = 0; i < count; i++)
+        if (i % m.image < begin || i % m.image >= end)
+            cr_assert(guarded_is_poison(room[i]), "%s: wrote float %zu of another part", what, i);
 }
 
 /* Where element i of plain order lies in a blocked value. */
@@ -57,7 +71,8 @@ size_t blocked_case_elements(const struct cvd_shape *shape)
     return count;
 }
 
-/* A value in its layout with what `plain` holds; lanes beyond the channels are large numbers. */
+/* A value in its layout with what `plain` holds; lanes beyond the channels are large numbers, other
+ * parts are poison. Returns its room. */
 static float *laid_out(const float *plain, const struct cvd_shape *shape, struct op_layout layout)
 {
     float *room = room_for(shape, layout);
@@ -67,15 +82,16 @@ static float *laid_out(const float *plain, const struct cvd_shape *shape, struct
         memcpy(room, plain, count * sizeof *room);
         return room;
     }
+    float *data = room + part_begin(shape, layout);
     for (size_t n = 0; n < m.images; n++) {
-        float *image = room + m.first + n * m.image;
+        float *image = data + m.first + n * m.image;
         for (size_t i = 0; i < m.blocks * m.block; i++)
             image[i] = 1e30f;
         blocked_clear_gaps(&m, image, 0, m.blocks, 0, m.height);
         blocked_clear_lead(&m, image);
     }
     for (size_t i = 0; i < count; i++)
-        room[place_of(&m, i)] = plain[i];
+        data[place_of(&m, i)] = plain[i];
     return room;
 }
 
@@ -126,13 +142,16 @@ float *blocked_case_run(const struct blocked_case *c, const struct kernels *kern
             continue;
         tensors[i] = (struct op_tensor){
             .dtype = in[i]->dtype, .shape = in[i]->shape, .layout = in[i]->layout};
-        if (!(prepared.inputs_consumed >> i & 1))
-            tensors[i].data = rooms[i] = laid_out(c->in[i].data, &in[i]->shape, c->layout[i]);
+        if (!(prepared.inputs_consumed >> i & 1)) {
+            rooms[i] = laid_out(c->in[i].data, &in[i]->shape, c->layout[i]);
+            tensors[i].data = rooms[i] + part_begin(&in[i]->shape, c->layout[i]);
+        }
         run_in[i] = &tensors[i];
     }
     float *room = room_for(&out.shape, out.layout);
+    float *data = room + part_begin(&out.shape, out.layout);
     struct op_output output = {
-        .dtype = out.dtype, .shape = out.shape, .data = room, .layout = out.layout};
+        .dtype = out.dtype, .shape = out.shape, .data = data, .layout = out.layout};
     size_t stride;
     cr_assert(mem_round_up(prepared.scratch_bytes, &stride));
     const unsigned slots = pool ? tpool_threads(pool) : 1;
@@ -158,10 +177,10 @@ float *blocked_case_run(const struct blocked_case *c, const struct kernels *kern
     struct blocked_map m;
     if (blocked_map(&out.shape, out.layout, &m)) {
         for (size_t i = 0; i < count; i++)
-            plain[i] = room[place_of(&m, i)];
+            plain[i] = data[place_of(&m, i)];
         for (size_t n = 0; n < m.images; n++) {
-            const float *image = room + n * m.image;
-            for (size_t i = 0; i < m.image; i++) {
+            const float *image = data + n * m.image;
+            for (size_t i = 0; i < m.first + m.blocks * m.block; i++) {
                 const bool gap = i < m.first || (i - m.first) % m.row >= m.width * m.lanes;
                 cr_assert(!gap || image[i] == 0, "%s: %s: float %zu of a gap is %g", c->what,
                           prepared.kernel, i, (double)image[i]);
@@ -181,8 +200,33 @@ float *blocked_case_run(const struct blocked_case *c, const struct kernels *kern
     return plain;
 }
 
+static void make_part(struct op_layout *layout, const struct cvd_shape *shape)
+{
+    struct blocked_map m;
+    if (blocked_map(shape, *layout, &m))
+        layout->blocks = (unsigned)m.blocks + 2;
+}
+
+/* The case with its inputs, its output, and both as parts of other maps gives the same. */
+static void expect_same_of_parts(const struct blocked_case *c, const struct kernels *kernels,
+                                 const struct cvd_shape *out, const float *have)
+{
+    for (unsigned which = 1; which < 4; which++) {
+        struct blocked_case parts = *c;
+        struct cvd_shape shape;
+        for (size_t i = 0; i < c->in_count && (which & 1); i++)
+            make_part(&parts.layout[i], &c->in[i].shape);
+        if (which & 2)
+            make_part(&parts.out_layout, out);
+        const float *again = blocked_case_run(&parts, kernels, NULL, &shape);
+        cr_assert_eq(memcmp(have, again, blocked_case_elements(out) * sizeof *have), 0,
+                     "%s differs on parts of maps", c->what);
+    }
+}
+
 /* The case gives `want` within `bound` times `size` (the sums of the terms' absolute values), the
- * same bits on four threads and for its last image alone. */
+ * same bits on four threads, for its last image alone, and where its inputs or its output are parts
+ * of other maps. */
 void blocked_case_expect(const struct blocked_case *c, enum cvd_cpu level, const double *want,
                          const double *size, double bound)
 {
@@ -202,6 +246,7 @@ void blocked_case_expect(const struct blocked_case *c, enum cvd_cpu level, const
     tpool_destroy(pool);
     cr_assert_eq(memcmp(have, spread, count * sizeof *have), 0, "%s differs on four threads",
                  c->what);
+    expect_same_of_parts(c, &kernels, &shape, have);
 
     const int64_t batch = c->in[0].shape.dims[0];
     struct blocked_case alone = *c;

@@ -18,7 +18,7 @@ struct blocked_case {
     const struct op_attr *attrs;
     size_t attr_count;
     struct op_arg in[BLOCKED_CASE_INPUTS];
-    struct op_layout layout[BLOCKED_CASE_INPUTS];
+    struct op_layout layout[BLOCKED_CASE_INPUTS]; /* a part begins at block 1 of its map */
     size_t in_count;
     struct op_layout out_layout;
 };
@@ -28,7 +28,8 @@ float *blocked_case_run(const struct blocked_case *c, const struct kernels *kern
                         struct tpool *pool, struct cvd_shape *shape);
 
 /* The case gives `want` within `bound` times `size` (such as the sums of the terms' absolute
- * values), the same bits on four threads and for its last image alone. */
+ * values), the same bits on four threads, for its last image alone, and where its inputs or its
+ * output are parts of other maps. */
 void blocked_case_expect(const struct blocked_case *c, enum cvd_cpu level, const double *want,
                          const double *size, double bound);
 

@@ -125,9 +125,10 @@ static void check_conv(const struct conv_case *t, enum cvd_cpu level)
         (ow - 1) * t->stride_x + (t->kw - 1) * t->dilation_x - t->pads[1] - (t->w - 1);
     const int gap = t->pads[1] > right ? t->pads[1] : right > 0 ? right : 0;
     if (t->in_gap >= 0)
-        c.layout[0] = (struct op_layout){kernels.lanes, (unsigned)(gap + t->in_gap)};
+        c.layout[0] =
+            (struct op_layout){.lanes = kernels.lanes, .gap = (unsigned)(gap + t->in_gap)};
     if (t->out_gap >= 0)
-        c.out_layout = (struct op_layout){kernels.lanes, (unsigned)t->out_gap};
+        c.out_layout = (struct op_layout){.lanes = kernels.lanes, .gap = (unsigned)t->out_gap};
     c.layout[3] = c.out_layout;
     const double terms = (double)(t->c / t->groups * t->kh * t->kw) + 4;
     blocked_case_expect(&c, level, want, size, terms * (double)FLT_EPSILON);
@@ -276,7 +277,7 @@ static void check_dense(const struct dense_case *t, enum cvd_cpu level)
         .in_count = 3,
     };
     if (t->c)
-        c.layout[0] = (struct op_layout){kernels.lanes, (unsigned)t->gap};
+        c.layout[0] = (struct op_layout){.lanes = kernels.lanes, .gap = (unsigned)t->gap};
     blocked_case_expect(&c, level, want, size, (double)(k + 4) * (double)FLT_EPSILON);
 }
 
@@ -330,9 +331,11 @@ ParameterizedTest(enum cvd_cpu *level, blocked, reorder)
             const float *x = op_random(count, 11);
             c.in[0].data = x;
             if (gaps[g][0] >= 0)
-                c.layout[0] = (struct op_layout){kernels.lanes, (unsigned)gaps[g][0]};
+                c.layout[0] =
+                    (struct op_layout){.lanes = kernels.lanes, .gap = (unsigned)gaps[g][0]};
             if (gaps[g][1] >= 0)
-                c.out_layout = (struct op_layout){kernels.lanes, (unsigned)gaps[g][1]};
+                c.out_layout =
+                    (struct op_layout){.lanes = kernels.lanes, .gap = (unsigned)gaps[g][1]};
             struct cvd_shape shape;
             const float *y = blocked_case_run(&c, &kernels, NULL, &shape);
             cr_assert_eq(memcmp(x, y, count * sizeof *x), 0, "gaps %d to %d, size %zu at %s",

@@ -74,9 +74,9 @@ static struct blocked_case plain_case(const struct blocked_case *blocked, const 
 }
 
 /* In a layout, of lanes that expect_same() sets. */
-#define BLOCKED(gap_)       \
-    {                       \
-        1, (unsigned)(gap_) \
+#define BLOCKED(gap_)                       \
+    {                                       \
+        .lanes = 1, .gap = (unsigned)(gap_) \
     }
 
 /* ---- convolutions ---- */
