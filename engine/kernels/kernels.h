@@ -93,6 +93,10 @@ struct kernels {
         const char *name;
     } pointwise;
     struct {
+        kernel_channels_fn fn;
+        const char *name;
+    } channels;
+    struct {
         kernel_softmax_fn fn;
         const char *name;
     } softmax;

@@ -1,6 +1,6 @@
 /*
  * Kernels on blocked maps (conv.h) that are no matrix products: depthwise convolution, pooling,
- * element-wise functions, and softmax and layer norm over channels.
+ * element-wise functions, picking channels, and softmax and layer norm over channels.
  *
  * All strides are in floats. Nothing but the named elements is read or written and no alignment is
  * asked for (aligned to whole vectors is faster). None of them writes a gap.
@@ -84,6 +84,25 @@ struct kernel_pointwise {
     struct kernel_act act;
 };
 typedef void (*kernel_pointwise_fn)(const struct kernel_pointwise *p);
+
+/*
+ * One block of channels picked from blocks of other maps, `rows` rows of `columns` pixels. Lane l
+ * of y is lane lane[l] of the source for which that is not negative (at most one), or 0 without
+ * such a source. y overlaps no source.
+ */
+struct kernel_channels_source {
+    const float *in;
+    size_t row;      /* from one row to the next */
+    const int *lane; /* lanes */
+};
+
+struct kernel_channels {
+    const struct kernel_channels_source *sources;
+    size_t count; /* at least 1 */
+    float *y;
+    size_t rows, columns, y_row;
+};
+typedef void (*kernel_channels_fn)(const struct kernel_channels *c);
 
 /* y = exp(x - max) / sum of that, for `rows` rows of `count` floats that stand at distance x_row
  * and y_row. x and y may be the same. A row of which the maximum is infinite or a NaN gives NaNs.

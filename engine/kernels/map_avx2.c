@@ -12,6 +12,9 @@
 #define GLOBAL_POOL_NAME cvd_f32_global_pool__avx2
 #include "engine/kernels/pool.inc"
 
+#define CHANNELS_NAME cvd_f32_channels__avx2
+#include "engine/kernels/channels.inc"
+
 #define POINTWISE_NAME(x) cvd_f32_##x##__avx2
 #include "engine/kernels/pointwise.inc"
 
@@ -25,6 +28,8 @@ void kernels_init_map_avx2(struct kernels *k)
     k->global_pool.name = "cvd_f32_global_pool__avx2";
     k->pointwise.fn = POINTWISE_NAME(map);
     k->pointwise.name = "cvd_f32_map__avx2";
+    k->channels.fn = CHANNELS_NAME;
+    k->channels.name = "cvd_f32_channels__avx2";
     k->softmax.fn = POINTWISE_NAME(softmax);
     k->softmax.name = "cvd_f32_softmax__avx2";
     k->layer_norm.fn = POINTWISE_NAME(layer_norm);

@@ -12,6 +12,9 @@
 #define GLOBAL_POOL_NAME cvd_f32_global_pool__c
 #include "engine/kernels/pool.inc"
 
+#define CHANNELS_NAME cvd_f32_channels__c
+#include "engine/kernels/channels.inc"
+
 #define POINTWISE_NAME(x) cvd_f32_##x##__c
 #include "engine/kernels/pointwise.inc"
 
@@ -25,6 +28,8 @@ void kernels_init_map_c(struct kernels *k)
     k->global_pool.name = "cvd_f32_global_pool__c";
     k->pointwise.fn = POINTWISE_NAME(map);
     k->pointwise.name = "cvd_f32_map__c";
+    k->channels.fn = CHANNELS_NAME;
+    k->channels.name = "cvd_f32_channels__c";
     k->softmax.fn = POINTWISE_NAME(softmax);
     k->softmax.name = "cvd_f32_softmax__c";
     k->layer_norm.fn = POINTWISE_NAME(layer_norm);

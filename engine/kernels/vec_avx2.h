@@ -102,4 +102,18 @@ static inline vf v_permute(vf v, v_index index)
     return _mm256_permutevar8x32_ps(v, index);
 }
 
+/* The lanes of v_pick() in which an index is not negative. */
+typedef __m256 v_lanes;
+
+static inline v_lanes v_not_negative(v_index index)
+{
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(index, _mm256_set1_epi32(-1)));
+}
+
+/* In these lanes lane index[i] of v, otherwise lane i of base. */
+static inline vf v_pick(vf base, vf v, v_index index, v_lanes lanes)
+{
+    return _mm256_blendv_ps(base, _mm256_permutevar8x32_ps(v, index), lanes);
+}
+
 #endif

@@ -107,4 +107,18 @@ static inline vf v_permute(vf v, v_index index)
     return _mm512_permutexvar_ps(index, v);
 }
 
+/* The lanes of v_pick() in which an index is not negative. */
+typedef __mmask16 v_lanes;
+
+static inline v_lanes v_not_negative(v_index index)
+{
+    return _mm512_cmpge_epi32_mask(index, _mm512_setzero_si512());
+}
+
+/* In these lanes lane index[i] of v, otherwise lane i of base. */
+static inline vf v_pick(vf base, vf v, v_index index, v_lanes lanes)
+{
+    return _mm512_mask_permutexvar_ps(base, lanes, index, v);
+}
+
 #endif

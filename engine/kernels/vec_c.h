@@ -111,4 +111,18 @@ static inline vf v_permute(vf v, v_index index)
     return (vf){v[index[0]], v[index[1]], v[index[2]], v[index[3]]};
 }
 
+/* The lanes of v_pick() in which an index is not negative. */
+typedef vi v_lanes;
+
+static inline v_lanes v_not_negative(v_index index)
+{
+    return index >= 0;
+}
+
+/* In these lanes lane index[i] of v, otherwise lane i of base. */
+static inline vf v_pick(vf base, vf v, v_index index, v_lanes lanes)
+{
+    return KERNEL_SELECT(lanes, v_permute(v, index & (VL - 1)), base);
+}
+
 #endif
