@@ -203,9 +203,9 @@ lint:
 format:
 	$(Q)clang-format -i $$(git ls-files '*.c' '*.h' '*.inc')
 
-## bench          time the engine (MODELS=DIR: every model of a folder, beside ONNX Runtime when found)
+## bench          time the engine beside ONNX Runtime (MODELS=DIR ORT_DIR=DIR ONLY="a b" ROUNDS=5 SECONDS=1)
 bench: all
-	$(Q)tests/bench/engine.sh $B/convd $(MODELS)
+	$(Q)$(if $(SECONDS),SECONDS_EACH=$(SECONDS)) tests/bench/engine.sh $B/convd $(MODELS)
 
 ## bench-serve    time the server beside a bare libmicrohttpd handler (needs wrk)
 bench-serve: all $(bench_bin)
