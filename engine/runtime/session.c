@@ -15,6 +15,7 @@
 #include "engine/runtime/model.h"
 
 #include <string.h>
+#include <time.h>
 
 /* A part's arena should stay in a core's own cache, which has 1 MiB or more in servers of today. */
 #define PART_BYTES ((size_t)1 << 20)
@@ -48,7 +49,8 @@ struct cvd_session {
     size_t *input_strides, *output_strides; /* bytes between images; 0 where images share it */
     struct external *externals;
     size_t external_count;
-    char *memory; /* slots, then scratch */
+    uint64_t *layer_ns; /* the caller's, or NULL: steps are not timed */
+    char *memory;       /* slots, then scratch */
     size_t memory_bytes, slot_bytes, arena_offset, scratch_stride;
 };
 
@@ -328,6 +330,22 @@ static void slot_attach(const struct run *run, struct slot *slot, int64_t first)
     }
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Adds the time since `begin` to a step's; returns the time now. Parts on other workers add to
+ * the same numbers. */
+static uint64_t add_time(uint64_t *step_ns, uint64_t begin)
+{
+    uint64_t end = now_ns();
+    __atomic_fetch_add(step_ns, end - begin, __ATOMIC_RELAXED);
+    return end;
+}
+
 /* Runs images first … first + batch - 1 in a slot. With a pool, operators split their work. */
 static void slot_run(const struct run *run, unsigned number, struct tpool *pool, int64_t first,
                      int64_t batch)
@@ -343,6 +361,7 @@ static void slot_run(const struct run *run, unsigned number, struct tpool *pool,
     char *scratch = s->memory + s->slots * s->slot_bytes;
     const struct op_tensor *const *in = slot->ins;
     struct op_output *out = slot->outs;
+    uint64_t time = s->layer_ns != NULL ? now_ns() : 0;
     for (uint32_t i = 0; i < s->plan->step_count; i++) {
         const struct plan_step *step = &s->plan->steps[i];
         struct op_run op = {.state = step->prepared.state,
@@ -355,6 +374,8 @@ static void slot_run(const struct run *run, unsigned number, struct tpool *pool,
                             .scratch = scratch + (pool == NULL ? number * s->scratch_stride : 0),
                             .scratch_stride = s->scratch_stride};
         step->def->run(&op);
+        if (s->layer_ns != NULL)
+            time = add_time(&s->layer_ns[i], time);
         in += step->in_count;
         out += step->out_count;
     }
@@ -381,6 +402,25 @@ static size_t count_parts(const struct cvd_session *s, int64_t batch)
     return (size_t)(parts < batch ? parts : batch);
 }
 
+void cvd_session_time_layers(struct cvd_session *session, uint64_t *layer_ns)
+{
+    session->layer_ns = layer_ns;
+}
+
+static void clear_times(const struct cvd_session *s)
+{
+    if (s->layer_ns != NULL)
+        memset(s->layer_ns, 0, s->plan->step_count * sizeof(*s->layer_ns));
+}
+
+/* From all parts' time together to that of a worker. */
+static void share_times(const struct cvd_session *s, size_t parts)
+{
+    uint64_t workers = parts < s->slots ? parts : s->slots;
+    for (uint32_t i = 0; i < s->plan->step_count && s->layer_ns != NULL; i++)
+        s->layer_ns[i] /= workers;
+}
+
 enum cvd_status cvd_session_run(struct cvd_session *session, int64_t batch,
                                 const void *const *inputs, void *const *outputs,
                                 struct cvd_error *err)
@@ -399,9 +439,11 @@ enum cvd_status cvd_session_run(struct cvd_session *session, int64_t batch,
     }
     struct run run = {.session = session, .batch = batch, .inputs = inputs, .outputs = outputs};
     struct tpool *pool = session->model->engine->pool;
+    clear_times(session);
     if (batch > 1 && session->part_batch != 0) {
         run.parts = count_parts(session, batch);
         tpool_for(pool, run.parts, run_part, &run);
+        share_times(session, run.parts);
     } else {
         uint64_t mode = cpu_denormals_flush();
         slot_run(&run, 0, pool, 0, batch);

@@ -40,6 +40,16 @@ enum cvd_status cvd_session_run(struct cvd_session *session, int64_t batch,
                                 const void *const *inputs, void *const *outputs,
                                 struct cvd_error *err);
 
+/*
+ * Has every run from now on say how long each layer took: layer_ns[0 … cvd_model_layer_count() - 1]
+ * in nanoseconds, overwritten by each run. NULL, the state at first, ends it and costs nothing.
+ *
+ * A layer that workers share counts from its begin to its end. Where workers run images of their
+ * own side by side, its time is the sum over the whole batch divided by the number of these
+ * workers: in both cases the layers add up to nearly the time of the run, less what workers wait.
+ */
+void cvd_session_time_layers(struct cvd_session *session, uint64_t *layer_ns);
+
 #ifdef __cplusplus
 }
 #endif

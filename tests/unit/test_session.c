@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define IMAGE   784
@@ -497,6 +498,65 @@ Test(session, memory_of_any_alignment)
     cvd_session_destroy(session);
     cvd_model_destroy(model);
     cvd_engine_destroy(engine);
+}
+
+/* ---- times of layers ---- */
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Whoever runs what, a worker's layers fit into the time of the run, and so does their mean. */
+static void check_times(struct cvd_session *session, int64_t batch, const float *in, float *out,
+                        uint64_t *layer_ns, size_t layers)
+{
+    uint64_t begin = now_ns(), sum = 0;
+    run1(session, batch, in, out);
+    uint64_t elapsed = now_ns() - begin;
+    for (size_t i = 0; i < layers; i++) {
+        cr_assert_gt(layer_ns[i], 0, "layer %zu, batch %d", i, (int)batch);
+        sum += layer_ns[i];
+    }
+    cr_assert_leq(sum, elapsed, "batch %d", (int)batch);
+}
+
+Test(session, layers_are_timed_when_asked_for)
+{
+    static float images[8 * IMAGE], expected[8 * CLASSES], out[8 * CLASSES];
+    static const int64_t batches[] = {8, 1, 3, 2, 8};
+    const uint64_t untouched = 12345;
+    net_fill(images, 8 * IMAGE, 12);
+    for (unsigned threads = 1; threads <= 3; threads++) {
+        struct cvd_engine *engine = net_engine(threads);
+        struct cvd_model *model = lenet(engine);
+        struct cvd_session *session = make_session(model, 8);
+        uint64_t layer_ns[32];
+        size_t layers = cvd_model_layer_count(model);
+        cr_assert(layers > 5 && layers < 32);
+        for (size_t i = 0; i < 32; i++)
+            layer_ns[i] = untouched;
+        run1(session, 8, images, expected);
+
+        cvd_session_time_layers(session, layer_ns);
+        mem_fail_after(1, true); /* timing allocates nothing */
+        for (size_t b = 0; b < sizeof(batches) / sizeof(*batches); b++)
+            check_times(session, batches[b], images, out, layer_ns, layers);
+        mem_fail_after(0, false);
+        cr_assert_eq(memcmp(out, expected, sizeof(out)), 0);
+        cr_assert_eq(layer_ns[layers], untouched);
+
+        cvd_session_time_layers(session, NULL);
+        layer_ns[0] = untouched;
+        run1(session, 8, images, out);
+        run1(session, 1, images, out);
+        cr_assert_eq(layer_ns[0], untouched);
+        cvd_session_destroy(session);
+        cvd_model_destroy(model);
+        cvd_engine_destroy(engine);
+    }
 }
 
 /* ---- limits and failures ---- */
