@@ -6,86 +6,34 @@
  */
 #include "server/cli.h"
 #include "server/commands.h"
+#include "server/layer_cells.h"
 #include "server/registry_json.h"
 #include "server/table.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 struct sums {
     uint64_t convolutions, dense; /* parameters of the layers that have a dense counterpart */
 };
 
-/* "3,686,400", from ten million on "14.7 M", "4.09 G": the column must not crowd out the others. */
-static const char *rough_count(uint64_t n, char buf[TABLE_NUMBER_BYTES])
-{
-    static const char units[] = "MGTPE";
-    if (n < 10000000)
-        return table_count(n, buf);
-    double x = (double)n / 1e6;
-    size_t unit = 0;
-    for (; x >= 1000 && units[unit + 1]; unit++)
-        x /= 1000;
-    snprintf(buf, TABLE_NUMBER_BYTES, "%.*f %c", x < 10 ? 2 : x < 100 ? 1 : 0, x, units[unit]);
-    return buf;
-}
-
-/* How much of a layer's name to show: exporters end it in the operator ("/layer1/conv1/Conv"),
- * which has a column of its own. */
-static int name_length(const struct cvd_layer_info *l)
-{
-    const char *slash = strrchr(l->name, '/');
-    if (slash && slash > l->name && strncmp(l->op, slash + 1, strlen(slash + 1)) == 0)
-        return (int)(slash - l->name);
-    return (int)strlen(l->name);
-}
-
-/* "cvd_f32_gemm_8x48__avx512" -> "gemm_8x48": the type is always the same, and the head says which
- * CPU level it is. */
-static const char *kernel_name(const char *kernel, char *buf, size_t room)
-{
-    static const char prefix[] = "cvd_f32_";
-    if (strncmp(kernel, prefix, sizeof prefix - 1) == 0)
-        kernel += sizeof prefix - 1;
-    const char *level = strstr(kernel, "__");
-    snprintf(buf, room, "%.*s", level ? (int)(level - kernel) : (int)strlen(kernel), kernel);
-    return buf;
-}
-
-/* "6x28x28": what one image makes. A shape without the batch in front is shown as it is. */
-static const char *image_shape(const struct cvd_shape *s, bool one_image,
-                               char text[CVD_SHAPE_TEXT_BYTES])
-{
-    size_t len = 0;
-    if (s->rank < 2 || s->dims[0] != (one_image ? 1 : CVD_DIM_BATCH))
-        return cvd_shape_text(s, text);
-    for (unsigned i = 1; i < s->rank; i++)
-        len += (size_t)snprintf(text + len, CVD_SHAPE_TEXT_BYTES - len, "%s%" PRId64,
-                                i > 1 ? "x" : "", s->dims[i]);
-    return text;
-}
-
 static void add_layer(struct table *t, size_t i, const struct cvd_layer_info *l, bool one_image)
 {
-    char shape[CVD_SHAPE_TEXT_BYTES], kernel[64], buf[TABLE_NUMBER_BYTES];
-    table_add(t, "%zu", i + 1);
-    table_add(t, "%.*s", name_length(l), l->name);
-    table_add(t, "%s", l->op);
-    table_add(t, "%s", kernel_name(l->kernel, kernel, sizeof kernel));
-    table_add(t, "%s", image_shape(&l->shape, one_image, shape));
+    char buf[TABLE_NUMBER_BYTES];
+    layer_cells(t, i, l, one_image);
     table_add(t, "%s", l->parameters ? table_count(l->parameters, buf) : "");
-    table_add(t, "%s", l->macs ? rough_count(l->macs, buf) : "");
+    table_add(t, "%s", l->macs ? table_rough(l->macs, buf) : "");
     table_add(t, "%s", table_bytes(l->output_bytes, buf));
-    table_add(t, "%s", l->dense_parameters ? rough_count(l->dense_parameters, buf) : "");
+    table_add(t, "%s", l->dense_parameters ? table_rough(l->dense_parameters, buf) : "");
 }
 
 static bool print_layers(const struct cvd_model *model, const struct cvd_model_stats *stats,
                          struct sums *sums)
 {
-    static const struct table_column columns[] = {
-        {"#", true, 0},         {"layer", false, 14}, {"operator", false, 0},
-        {"kernel", false, 12},  {"output", false, 0}, {"parameters", true, 0},
-        {"mult-adds", true, 0}, {"memory", true, 0},  {"if dense", true, 0}};
+    static const struct table_column columns[] = {LAYER_COLUMNS,
+                                                  {"parameters", true, 0},
+                                                  {"mult-adds", true, 0},
+                                                  {"memory", true, 0},
+                                                  {"if dense", true, 0}};
     struct table t;
     char buf[TABLE_NUMBER_BYTES];
     uint64_t bytes = 0;
@@ -102,12 +50,9 @@ static bool print_layers(const struct cvd_model *model, const struct cvd_model_s
         }
     }
     table_rule(&t);
-    table_add(&t, "%s", "");
-    table_add(&t, "total");
-    for (int i = 0; i < 3; i++)
-        table_add(&t, "%s", "");
+    layer_total_cells(&t);
     table_add(&t, "%s", table_count(stats->parameters, buf));
-    table_add(&t, "%s", rough_count(stats->macs, buf));
+    table_add(&t, "%s", table_rough(stats->macs, buf));
     table_add(&t, "%s", table_bytes(bytes, buf));
     table_add(&t, "%s", "");
     bool good = table_print(&t, stdout);

@@ -50,24 +50,30 @@ static void preprocessing(struct text *t, const struct preprocess *p)
     text_printf(t, ",\"invert\":\"%s\"}", inverts[p->invert]);
 }
 
+void registry_layer_json(struct text *t, const struct cvd_layer_info *layer)
+{
+    text_puts(t, "\"name\":");
+    text_json_string(t, layer->name);
+    text_puts(t, ",\"op\":");
+    text_json_string(t, layer->op);
+    text_puts(t, ",\"kernel\":");
+    text_json_string(t, layer->kernel);
+    text_puts(t, ",\"shape\":");
+    shape(t, &layer->shape);
+    text_printf(t, ",\"parameters\":%" PRIu64 ",\"macs\":%" PRIu64 ",\"output_bytes\":%" PRIu64,
+                layer->parameters, layer->macs, layer->output_bytes);
+    if (layer->dense_parameters)
+        text_printf(t, ",\"dense_parameters\":%" PRIu64, layer->dense_parameters);
+}
+
 static void layers(struct text *t, const struct cvd_model *model)
 {
     text_puts(t, ",\"layers\":[");
     for (size_t i = 0; i < cvd_model_layer_count(model); i++) {
         struct cvd_layer_info layer;
         cvd_model_layer(model, i, &layer);
-        text_puts(t, i ? ",{\"name\":" : "{\"name\":");
-        text_json_string(t, layer.name);
-        text_puts(t, ",\"op\":");
-        text_json_string(t, layer.op);
-        text_puts(t, ",\"kernel\":");
-        text_json_string(t, layer.kernel);
-        text_puts(t, ",\"shape\":");
-        shape(t, &layer.shape);
-        text_printf(t, ",\"parameters\":%" PRIu64 ",\"macs\":%" PRIu64 ",\"output_bytes\":%" PRIu64,
-                    layer.parameters, layer.macs, layer.output_bytes);
-        if (layer.dense_parameters)
-            text_printf(t, ",\"dense_parameters\":%" PRIu64, layer.dense_parameters);
+        text_puts(t, i ? ",{" : "{");
+        registry_layer_json(t, &layer);
         text_puts(t, "}");
     }
     text_puts(t, "]");

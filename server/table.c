@@ -170,6 +170,19 @@ const char *table_count(uint64_t n, char buf[TABLE_NUMBER_BYTES])
     return buf;
 }
 
+const char *table_rough(uint64_t n, char buf[TABLE_NUMBER_BYTES])
+{
+    static const char units[] = "MGTPE";
+    if (n < 10000000)
+        return table_count(n, buf);
+    double x = (double)n / 1e6;
+    size_t unit = 0;
+    for (; x >= 1000 && units[unit + 1]; unit++)
+        x /= 1000;
+    snprintf(buf, TABLE_NUMBER_BYTES, "%.*f %c", x < 10 ? 2 : x < 100 ? 1 : 0, x, units[unit]);
+    return buf;
+}
+
 const char *table_bytes(uint64_t n, char buf[TABLE_NUMBER_BYTES])
 {
     static const char units[] = "KMGTPE";

@@ -46,6 +46,8 @@ void table_free(struct table *t);
 /* ---- numbers for people ---- */
 #define TABLE_NUMBER_BYTES 32
 const char *table_count(uint64_t n, char buf[TABLE_NUMBER_BYTES]); /* "1,234,567" */
+const char *table_rough(uint64_t n, char buf[TABLE_NUMBER_BYTES]); /* from ten million on "14.7 M",
+                                                                      "4.09 G": a narrow column */
 const char *table_bytes(uint64_t n, char buf[TABLE_NUMBER_BYTES]); /* "512 B", "18.4 KiB" */
 
 /* Prints text from a file, control characters as '?'. */
