@@ -5,6 +5,7 @@
 
 #include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 static const char *const commands[] = {"serve", "classify", "inspect", "bench", "train"};
@@ -279,6 +280,73 @@ Test(cli, bench)
     cr_expect_str_eq(json_string_value(json_object_get(result, "model")), "lenet5");
     cr_expect(json_is_string(json_object_get(result, "cpu")));
     json_decref(result);
+}
+
+/* Layers as inspect names them, with figures that fit each other; batch and threads decide how a
+ * run is cut. */
+static void expect_timed_layers(const char *batch, const char *threads)
+{
+    struct program p = program_run("bench", "--per-layer", "--json", "--seconds", "0.05", "--batch",
+                                   batch, "--threads", threads);
+    struct program q = program_run("inspect", "--json");
+    json_t *result = json_loads(p.output, JSON_REJECT_DUPLICATES, NULL);
+    json_t *model = json_loads(q.output, JSON_REJECT_DUPLICATES, NULL);
+    cr_assert(p.status == 0 && result != NULL && model != NULL, "%s%s", p.output, p.errors);
+    json_t *layers = json_object_get(result, "layers"), *same = json_object_get(model, "layers");
+    cr_assert(json_array_size(layers) > 0);
+    cr_assert_eq(json_array_size(layers), json_array_size(same), "%s", p.output);
+    cr_expect(json_integer_value(json_object_get(result, "layer_runs")) >= 3);
+    double peak = json_number_value(json_object_get(result, "peak_gflops")), percent = 0;
+    size_t i;
+    json_t *layer;
+    json_array_foreach(layers, i, layer)
+    {
+        static const char *const members[] = {"name", "op", "kernel", "shape", "macs"};
+        for (size_t m = 0; m < sizeof members / sizeof *members; m++)
+            cr_expect(json_equal(json_object_get(layer, members[m]),
+                                 json_object_get(json_array_get(same, i), members[m])),
+                      "layer %zu: %s:\n%s", i, members[m], p.output);
+        double macs = json_number_value(json_object_get(layer, "macs"));
+        double ms = json_number_value(json_object_get(layer, "median_ms"));
+        double gflops = json_number_value(json_object_get(layer, "gflops"));
+        cr_assert(ms > 0, "layer %zu takes no time:\n%s", i, p.output);
+        double expected = 2 * macs * atof(batch) / ms * 1e-6;
+        cr_expect_float_eq(gflops, expected, expected * 1e-4, "layer %zu:\n%s", i, p.output);
+        cr_expect_float_eq(json_number_value(json_object_get(layer, "percent_of_peak")),
+                           gflops / peak * 100, gflops / peak * 1e-2, "layer %zu:\n%s", i,
+                           p.output);
+        percent += json_number_value(json_object_get(layer, "percent_of_total"));
+    }
+    cr_expect_float_eq(percent, 100, 1e-3, "the layers are %f %%", percent);
+    json_decref(result);
+    json_decref(model);
+}
+
+Test(cli, bench_times_layers)
+{
+    expect_timed_layers("1", "1");
+    expect_timed_layers("1", "2");
+    expect_timed_layers("8", "1");
+    expect_timed_layers("8", "2");
+    struct program p = program_run("bench", "--json", "--seconds", "0.01");
+    cr_expect(p.status == 0 && strstr(p.output, "layers") == NULL, "%s", p.output);
+}
+
+/* A row for each layer in the model's order, and the total below. */
+Test(cli, bench_prints_a_table_of_layers)
+{
+    struct program p =
+        program_run("bench", "--per-layer", "--seconds", "0.05", "--batch", "8", "--threads", "2");
+    cr_assert(p.status == 0 && p.errors[0] == '\0', "%s", p.errors);
+    static const char *const rows[] = {
+        "an image ", "images/s", "GFLOP/s, ", "% of peak\n", "\n1  c1 ",  "\n2  s2 ",  "\n3  c3 ",
+        "\n4  s4 ",  "\n5  f5 ", "\n6  f6 ",  "\n7  out ",   "   total ", " 416,520 ", " 100.0 "};
+    const char *at = p.output;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        at = strstr(at, rows[i]);
+        cr_assert(at != NULL, "no '%s' where it should be:\n%s", rows[i], p.output);
+    }
+    cr_expect(strstr(p.output, "mean over the threads") != NULL, "%s", p.output);
 }
 
 Test(cli, train_reports_bad_data)
