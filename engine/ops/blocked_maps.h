@@ -13,13 +13,17 @@
  *                   `gate_beta` first (squeeze and excitation)
  *   Activation      X
  *   BatchNormalization  X, scale, B, mean, variance: ONNX's, with constants
+ *   Channels        X_0, X_1 ... alike but for their channels: Y has any of their channels, in any
+ *                   order. Attribute `channels`: for each channel of Y the number of an input and
+ *                   that of its channel. An input may be a part of Y (see blocked.h) where Y has
+ *                   its blocks as they are; they are then left alone
  *   LayerNorm       X, scale, B or nothing (constants of C numbers): over the channels of each
  *                   pixel, or, X and Y plain, over the last dimension. Attribute `epsilon`
  *   Softmax         X and Y plain: ONNX's where the dimensions it runs over are the last
  *
  * X, A, B, the residual and Y are blocked [N, C, H, W] unless the list says otherwise; all but
- * the global pools, LayerNorm and Softmax take `activation` as in "convd". A residual has the gap
- * of Y; of all other maps the gaps may differ. A global pool's Y may be plain.
+ * the global pools, Channels, LayerNorm and Softmax take `activation` as in "convd". A residual has
+ * the gap of Y; of all other maps the gaps may differ. A global pool's Y may be plain.
  */
 #ifndef CONVD_OPS_BLOCKED_MAPS_H
 #define CONVD_OPS_BLOCKED_MAPS_H

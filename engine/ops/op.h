@@ -187,6 +187,7 @@ extern const struct op_def ops_blocked_winograd[];
 extern const struct op_def ops_blocked_depthwise[];
 extern const struct op_def ops_blocked_pool[];
 extern const struct op_def ops_blocked_elementwise[];
+extern const struct op_def ops_blocked_channels[];
 extern const struct op_def ops_blocked_norm[];
 extern const struct op_def ops_blocked_dense[];
 extern const struct op_def ops_blocked_reorder[];

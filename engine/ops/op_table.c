@@ -36,6 +36,7 @@ static const struct op_def *const families[] = {
     ops_blocked_depthwise,
     ops_blocked_pool,
     ops_blocked_elementwise,
+    ops_blocked_channels,
     ops_blocked_norm,
     ops_blocked_dense,
     ops_blocked_reorder,

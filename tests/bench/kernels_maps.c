@@ -339,6 +339,47 @@ static void run_softmax(const char *name, int rows, int count)
     report("", name, &b, 0);
 }
 
+/* Two inputs of `half` channels: side by side or interleaved; of that the channels from `first` on.
+ */
+static const struct channels_case {
+    const char *name;
+    int half, size, first;
+    bool interleaved;
+} channel_cases[] = {
+    {"concatenation 2 x 64 @28", 64, 28, 0, false},
+    {"concatenation 2 x 58 @28", 58, 28, 0, false},
+    {"half of 116 @28", 58, 28, 58, false},
+    {"shuffle 2 x 58 @28", 58, 28, 0, true},
+    {"shuffle 2 x 116 @14", 116, 14, 0, true},
+    {"shuffle 2 x 232 @7", 232, 7, 0, true},
+    {"half of shuffle 2 x 58 @28", 58, 28, 58, true},
+    {"half of shuffle 2 x 116 @14", 116, 14, 116, true},
+    {"half of shuffle 2 x 232 @7", 232, 7, 232, true},
+};
+
+static void run_channels(const struct channels_case *c)
+{
+    enum { MAX_CHANNELS = 512 };
+    static struct bench b;
+    const int count = 2 * c->half - c->first;
+    int64_t pairs[2 * MAX_CHANNELS];
+    for (int i = 0; i < count; i++) {
+        const int channel = c->first + i;
+        pairs[2 * i] = c->interleaved ? channel % 2 : channel / c->half;
+        pairs[2 * i + 1] = c->interleaved ? channel / 2 : channel % c->half;
+    }
+    const struct op_attr attr = {
+        .name = "channels", .type = OP_ATTR_INTS, .count = (size_t)(2 * count), .ints = pairs};
+    const struct op_layout layout = {.lanes = kernels.lanes};
+    const struct input input = {{4, {1, c->half, c->size, c->size}}, layout, false};
+    const struct input inputs[] = {input, input};
+    set_up(&b, "Channels", &attr, 1, inputs, 2, layout);
+    size_t written;
+    blocked_elements(&b.out.shape, layout, &written);
+    b.bytes = 2 * (double)(written * sizeof(float)); /* as much is read, of all inputs together */
+    report("", c->name, &b, 0);
+}
+
 int main(int argc, char **argv)
 {
     enum cvd_cpu level = CVD_CPU_AVX512;
@@ -374,6 +415,9 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof maps / sizeof *maps; i++)
         if (strstr(maps[i].name, text))
             run_map(&maps[i]);
+    for (size_t i = 0; i < sizeof channel_cases / sizeof *channel_cases; i++)
+        if (strstr(channel_cases[i].name, text))
+            run_channels(&channel_cases[i]);
     if (strstr("softmax 1000", text))
         run_softmax("softmax 1000", 1, 1000);
     if (strstr("softmax 64 of 10", text))
