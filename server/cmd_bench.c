@@ -242,6 +242,18 @@ static void evaluate_layer(const struct bench *b, size_t i, double total_ms, dou
     f->percent_of_peak = 100 * f->gflops / peak_gflops;
 }
 
+/* Nothing for a layer that multiplies nothing. */
+static void add_rates(struct table *t, uint64_t macs, double gflops, double percent_of_peak)
+{
+    char rate[TABLE_NUMBER_BYTES] = "", percent[TABLE_NUMBER_BYTES] = "";
+    if (macs) {
+        snprintf(rate, sizeof rate, "%.1f", gflops);
+        snprintf(percent, sizeof percent, "%.0f", percent_of_peak);
+    }
+    table_add(t, "%s", rate);
+    table_add(t, "%s", percent);
+}
+
 static bool print_layers(const struct bench *b, const struct figures *f)
 {
     static const struct table_column columns[] = {LAYER_COLUMNS,        {"mult-adds", true, 0},
@@ -262,8 +274,7 @@ static bool print_layers(const struct bench *b, const struct figures *f)
         table_add(&t, "%s", l.info.macs ? table_rough(l.info.macs, buf) : "");
         table_add(&t, "%.*f", places, l.median_ms);
         table_add(&t, "%.1f", l.percent_of_total);
-        table_add(&t, l.info.macs ? "%.1f" : "", l.gflops);
-        table_add(&t, l.info.macs ? "%.0f" : "", l.percent_of_peak);
+        add_rates(&t, l.info.macs, l.gflops, l.percent_of_peak);
     }
     table_rule(&t);
     layer_total_cells(&t);
@@ -271,8 +282,7 @@ static bool print_layers(const struct bench *b, const struct figures *f)
     table_add(&t, "%.*f", places, total_ms);
     table_add(&t, "%.1f", 100.0);
     double gflops = 2e-6 * share((double)macs * (double)b->batch, total_ms);
-    table_add(&t, "%.1f", gflops);
-    table_add(&t, "%.0f", 100 * gflops / f->peak_gflops);
+    add_rates(&t, macs, gflops, 100 * gflops / f->peak_gflops);
     printf("\n");
     bool good = table_print(&t, stdout);
     table_free(&t);
