@@ -79,7 +79,7 @@ enum cvd_status graph_add_value(struct graph *g, const char *name, uint32_t *out
     char *copy = NULL;
     if (name && !(copy = mem_arena_strndup(g->arena, name, strlen(name))))
         return no_memory(err);
-    g->values[g->value_count] = (struct graph_value){.name = copy};
+    g->values[g->value_count] = (struct graph_value){.name = copy, .whole = GRAPH_NONE};
     *out = g->value_count++;
     return CVD_STATUS_OK;
 }

@@ -29,6 +29,10 @@ struct graph_value {
     void *data;             /* initializers: mem_alloc()ed, owned by the graph, never NULL even when
                                there are no elements; else NULL */
     size_t bytes;
+    /* Set by pass_layout(). */
+    struct op_layout layout;
+    uint32_t whole; /* the map that this one is a part of; GRAPH_NONE: it is a map of its own */
+    uint32_t first_block; /* of the whole */
 };
 
 struct graph_node {

@@ -1,6 +1,8 @@
 /* Shapes, types and known elements of a graph's values, node by node, for one batch size. */
 #include "engine/graph/infer.h"
 
+#include "engine/ops/blocked.h"
+
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
@@ -275,7 +277,7 @@ void infer_release(struct infer *inf)
 static size_t value_bytes(const struct op_value *v)
 {
     size_t elements = 0, bytes = 0;
-    bool fits = cvd_shape_elements(&v->shape, &elements) &&
+    bool fits = blocked_elements(&v->shape, v->layout, &elements) &&
                 mem_mul(elements, cvd_dtype_bytes(v->dtype), &bytes);
     assert(fits); /* infer has checked it */
     (void)fits;
@@ -297,8 +299,10 @@ static bool fold_outputs(struct infer *inf, const struct op_node *node, struct i
             mem_free(data);
             return false;
         }
-        inf->run_out[i] = (struct op_output){
-            .dtype = inf->out[i].dtype, .shape = inf->out[i].shape, .data = data};
+        inf->run_out[i] = (struct op_output){.dtype = inf->out[i].dtype,
+                                             .shape = inf->out[i].shape,
+                                             .data = data,
+                                             .layout = inf->out[i].layout};
         inf->out[i].data = data;
         pass->blocks[out[i]] = block;
     }
@@ -323,8 +327,8 @@ static enum cvd_status fold_run(struct infer *inf, const struct op_node *node,
             const struct op_value *v = node->in[i];
             inf->run_in_list[i] = v != NULL ? &inf->run_in[i] : NULL;
             if (v != NULL)
-                inf->run_in[i] =
-                    (struct op_tensor){.dtype = v->dtype, .shape = v->shape, .data = v->data};
+                inf->run_in[i] = (struct op_tensor){
+                    .dtype = v->dtype, .shape = v->shape, .data = v->data, .layout = v->layout};
         }
         struct op_run run = {.state = prepared.state,
                              .kernels = inf->kernels,
@@ -361,8 +365,11 @@ static uint64_t reach_of(const struct op_node *node)
             longest = node->in[0]->shape.dims[d] > longest ? node->in[0]->shape.dims[d] : longest;
         return (uint64_t)longest;
     }
-    if (strcmp(name, "Conv") == 0) /* infer has checked that there are output channels */
-        return elements_of(node->in[1]) / (uint64_t)node->in[1]->shape.dims[0];
+    static const char *const convolutions[] = {"Conv", "DepthwiseConv", "WinogradConv"};
+    for (size_t i = 0; i < sizeof(convolutions) / sizeof(*convolutions); i++) {
+        if (strcmp(name, convolutions[i]) == 0) /* infer has checked that there are channels */
+            return elements_of(node->in[1]) / (uint64_t)node->in[1]->shape.dims[0];
+    }
     static const char *const pools[] = {"MaxPool", "AveragePool", "LpPool", "LRN"};
     for (size_t i = 0; i < sizeof(pools) / sizeof(*pools); i++) {
         if (strcmp(name, pools[i]) == 0)
@@ -471,6 +478,8 @@ static enum cvd_status infer_node(struct infer *inf, uint32_t n, struct infer_pa
     for (size_t i = 0; i < gn->out_count && status == CVD_STATUS_OK; i++) {
         if (gn->out[i] != GRAPH_NONE && cvd_dtype_bytes(inf->out[i].dtype) == 0)
             status = op_fail(&node, CVD_STATUS_UNSUPPORTED, "output %zu is not implemented", i);
+        if (gn->out[i] != GRAPH_NONE)
+            inf->out[i].layout = inf->g->values[gn->out[i]].layout;
     }
     if (status == CVD_STATUS_OK)
         status = fold(inf, &node, gn, pass, fixed);

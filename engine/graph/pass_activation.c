@@ -36,8 +36,7 @@ static bool read_own(const struct graph_node *node, struct activation *a)
     return true;
 }
 
-/* The activation that node n is. */
-static bool read_activation(const struct pass *p, uint32_t n, struct activation *a)
+bool pass_read_activation(const struct pass *p, uint32_t n, struct activation *a)
 {
     static const struct {
         const char *op;
@@ -101,7 +100,7 @@ static enum cvd_status rewrite(struct pass *p, uint32_t n, uint32_t maker, const
     node.op = op;
     node.domain = FUSED_DOMAIN;
     node.out = p->g->nodes[n].out;
-    enum cvd_status status = pass_use_domain(p);
+    enum cvd_status status = pass_use_domain(p, FUSED_DOMAIN, FUSED_VERSION);
     if (status == CVD_STATUS_OK)
         status = pass_replace(p, n, &node);
     if (status == CVD_STATUS_OK)
@@ -117,7 +116,7 @@ enum cvd_status pass_activation(struct pass *p)
         struct activation a;
         uint32_t maker = node->in_count > 0 ? pass_sole_maker(p, node->in[0]) : GRAPH_NONE;
         const char *op = maker != GRAPH_NONE ? fused_op(p, maker) : NULL;
-        if (op != NULL && pass_is_float(p, node->out[0]) && read_activation(p, n, &a))
+        if (op != NULL && pass_is_float(p, node->out[0]) && pass_read_activation(p, n, &a))
             status = rewrite(p, n, maker, op, &a);
     }
     return status;

@@ -266,7 +266,8 @@ static enum cvd_status rewrite(struct pass *p, uint32_t n, const struct linear *
     if (strcmp(node.op, "MatMul") == 0 && node.label == NULL) {
         node.domain = FUSED_DOMAIN;
         node.label = pass_label(p, &node, "Add");
-        status = node.label != NULL ? pass_use_domain(p) : pass_no_memory(p);
+        status = node.label != NULL ? pass_use_domain(p, FUSED_DOMAIN, FUSED_VERSION)
+                                    : pass_no_memory(p);
     }
     if (status == CVD_STATUS_OK)
         status = node.attrs != NULL || node.attr_count == 0 ? pass_replace(p, n, &node)

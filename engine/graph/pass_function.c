@@ -106,7 +106,7 @@ static enum cvd_status rewrite(struct pass *p, uint32_t n, uint32_t x, const str
     node.attrs = pass_attrs(p, &node, attrs, 3, &node.attr_count);
     if (node.attrs == NULL)
         return pass_no_memory(p);
-    enum cvd_status status = pass_use_domain(p);
+    enum cvd_status status = pass_use_domain(p, FUSED_DOMAIN, FUSED_VERSION);
     return status == CVD_STATUS_OK ? pass_replace(p, n, &node) : status;
 }
 

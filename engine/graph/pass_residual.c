@@ -20,7 +20,7 @@ static enum cvd_status rewrite(struct pass *p, uint32_t n, uint32_t conv, uint32
     node.label = pass_label(p, &node, "Add");
     if (node.label == NULL)
         return pass_no_memory(p);
-    enum cvd_status status = pass_use_domain(p);
+    enum cvd_status status = pass_use_domain(p, FUSED_DOMAIN, FUSED_VERSION);
     if (status == CVD_STATUS_OK)
         status = pass_replace(p, n, &node);
     if (status == CVD_STATUS_OK)

@@ -6,8 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
-const pass_fn passes_all[] = {pass_batch,    pass_identity, pass_mean,       pass_pad, pass_affine,
-                              pass_function, pass_residual, pass_activation, NULL};
+#define REWRITES                                                                               \
+    pass_batch, pass_identity, pass_mean, pass_pad, pass_affine, pass_function, pass_residual, \
+        pass_activation
+const pass_fn passes_rewrite[] = {REWRITES, NULL};
+const pass_fn passes_all[] = {REWRITES, pass_layout, NULL};
 
 enum cvd_status pass_no_memory(const struct pass *p)
 {
@@ -93,8 +96,9 @@ bool pass_ints(const struct pass *p, uint32_t v, int64_t *out, size_t max, size_
 
 const struct cvd_shape *pass_shape(const struct pass *p, uint32_t v)
 {
-    if (p->g->values[v].data != NULL)
-        return &p->g->values[v].shape;
+    const struct graph_value *value = &p->g->values[v];
+    if (value->data != NULL || (v >= p->known && value->has_shape))
+        return &value->shape;
     return v < p->known && p->one[v].dtype != CVD_DTYPE_NONE ? &p->one[v].shape : NULL;
 }
 
@@ -102,9 +106,9 @@ bool pass_is_float(const struct pass *p, uint32_t v)
 {
     if (v == GRAPH_NONE)
         return false;
-    if (p->g->values[v].data != NULL)
+    if (p->g->values[v].data != NULL || v >= p->known)
         return p->g->values[v].dtype == CVD_DTYPE_FLOAT32;
-    return v < p->known && p->one[v].dtype == CVD_DTYPE_FLOAT32;
+    return p->one[v].dtype == CVD_DTYPE_FLOAT32;
 }
 
 bool pass_alike(const struct pass *p, uint32_t a, uint32_t b)
@@ -190,11 +194,10 @@ void pass_remove(struct pass *p, uint32_t n)
     node->out_count = 0; /* so that it defines what another node may define now */
 }
 
-enum cvd_status pass_use_domain(struct pass *p)
+enum cvd_status pass_use_domain(struct pass *p, const char *domain, int64_t version)
 {
-    return graph_opset(p->g, FUSED_DOMAIN) != 0
-               ? CVD_STATUS_OK
-               : graph_add_opset(p->g, FUSED_DOMAIN, FUSED_VERSION, p->err);
+    return graph_opset(p->g, domain) != 0 ? CVD_STATUS_OK
+                                          : graph_add_opset(p->g, domain, version, p->err);
 }
 
 /* ---- applying ---- */
@@ -279,6 +282,7 @@ enum cvd_status passes_apply(struct build *b, const pass_fn *list)
     if (status == CVD_STATUS_OK)
         status = build_fold(b);
     struct pass p = {.g = b->g,
+                     .kernels = b->kernels,
                      .one = b->one.values,
                      .two = b->free_batch ? b->two.values : NULL,
                      .known = b->g->value_count,

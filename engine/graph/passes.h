@@ -23,6 +23,7 @@ struct build;
 
 struct pass {
     struct graph *g;
+    const struct kernels *kernels;
     const struct op_value *one, *two; /* types and shapes for one image and for two, by value; two
                                          is NULL where the batch is fixed; data mean nothing */
     uint32_t known;                   /* values that they cover */
@@ -44,9 +45,11 @@ enum cvd_status pass_affine(struct pass *p);     /* batch norm, scales and shift
 enum cvd_status pass_function(struct pass *p);   /* activations that are spelt out */
 enum cvd_status pass_residual(struct pass *p);   /* Add after Conv */
 enum cvd_status pass_activation(struct pass *p); /* activations after Conv, Gemm, MatMul, Add */
+enum cvd_status pass_layout(struct pass *p);     /* maps in blocks of channels (layout.h) */
 
-/* All of them, in the order in which they are applied; ends with NULL. */
-extern const pass_fn passes_all[];
+/* All of them, in the order in which they are applied, and all but the last, which speak of what is
+ * computed and not of how; each ends with NULL. */
+extern const pass_fn passes_all[], passes_rewrite[];
 
 /* Infers shapes, folds constants and applies the passes of a list that ends with NULL. */
 enum cvd_status passes_apply(struct build *b, const pass_fn *list);
@@ -75,7 +78,8 @@ bool pass_number(const struct pass *p, uint32_t v, float *out);
 /* The elements of an int64 or int32 initializer of one dimension or none, at most `max`. */
 bool pass_ints(const struct pass *p, uint32_t v, int64_t *out, size_t max, size_t *count);
 
-/* The shape for one image; NULL when it is not known. */
+/* The shape for one image; NULL when it is not known. Of values that passes have made it is what
+ * they declare. */
 const struct cvd_shape *pass_shape(const struct pass *p, uint32_t v);
 /* Whether it is known to be float32. */
 bool pass_is_float(const struct pass *p, uint32_t v);
@@ -95,7 +99,10 @@ enum cvd_status pass_replace(struct pass *p, uint32_t n, const struct graph_node
 /* Removes a node whose outputs nobody reads any longer. */
 void pass_remove(struct pass *p, uint32_t n);
 
-/* Lets the graph use the domain "convd". */
-enum cvd_status pass_use_domain(struct pass *p);
+/* The activation that node n is; false when it is none. */
+bool pass_read_activation(const struct pass *p, uint32_t n, struct activation *a);
+
+/* Lets the graph use one of convd's own domains. */
+enum cvd_status pass_use_domain(struct pass *p, const char *domain, int64_t version);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "engine/graph/build.h"
 #include "engine/graph/passes.h"
+#include "engine/ops/blocked.h"
 #include "engine/runtime/cpu.h"
 
 #include <assert.h>
@@ -80,7 +81,8 @@ bool build_ends_in_softmax(const struct build *b)
             v = node->in[0];
         else
             return strcmp(b->inf.defs[n]->name, "Softmax") == 0 &&
-                   b->inf.defs[n]->domain[0] == '\0' &&
+                   (b->inf.defs[n]->domain[0] == '\0' ||
+                    strcmp(b->inf.defs[n]->domain, BLOCKED_DOMAIN) == 0) &&
                    (size_t)(softmax_extent(b, n) * images) == elements;
     }
     return false;
@@ -285,11 +287,11 @@ void plan_shape(const struct plan_value *v, int64_t batch, struct cvd_shape *out
     }
 }
 
-static size_t shape_bytes(enum cvd_dtype dtype, const struct cvd_shape *shape)
+static size_t shape_bytes(const struct plan_value *v, const struct cvd_shape *shape)
 {
     size_t elements = 0, bytes = 0;
-    bool fits =
-        cvd_shape_elements(shape, &elements) && mem_mul(elements, cvd_dtype_bytes(dtype), &bytes);
+    bool fits = blocked_elements(shape, v->layout, &elements) &&
+                mem_mul(elements, cvd_dtype_bytes(v->dtype), &bytes);
     assert(fits); /* or it would not have been built */
     (void)fits;
     return bytes;
@@ -297,6 +299,6 @@ static size_t shape_bytes(enum cvd_dtype dtype, const struct cvd_shape *shape)
 
 void plan_bytes(const struct plan_value *v, size_t *bytes1, size_t *bytes_more)
 {
-    *bytes1 = shape_bytes(v->dtype, &v->shape1);
-    *bytes_more = shape_bytes(v->dtype, &v->shape2) - *bytes1;
+    *bytes1 = shape_bytes(v, &v->shape1);
+    *bytes_more = shape_bytes(v, &v->shape2) - *bytes1;
 }

@@ -36,6 +36,8 @@ struct plan_value {
     uint32_t index;   /* PLAN_INPUT, PLAN_OUTPUT */
     uint32_t buffer;  /* PLAN_ARENA, PLAN_OUTPUT: which buffer; views share one */
     const void *data; /* PLAN_CONSTANT; NULL once every step has packed it */
+    struct op_layout layout;
+    size_t offset; /* bytes from the start of the buffer, for a map that is a part of another */
 };
 
 struct plan_step {

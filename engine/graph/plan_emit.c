@@ -1,6 +1,8 @@
 /* The plan's values and steps, made from the nodes that were selected. */
 #include "engine/graph/build.h"
 
+#include "engine/ops/blocked.h"
+
 #include <string.h>
 
 /* ---- the copy step ---- */
@@ -44,16 +46,35 @@ static bool new_value(struct build *b, uint32_t v, uint32_t *out)
     value->shape2 =
         b->free_batch && b->kinds[v] != BUILD_CONSTANT ? b->two.values[v].shape : one->shape;
     value->place = PLAN_ABSENT;
+    value->layout = one->layout;
     b->roots[number] = number;
     *out = number;
     return value->name != NULL;
 }
 
-/* The plan value of v, which is new when v is a constant that no step has used yet. */
+static bool value_of(struct build *b, uint32_t v, uint32_t *out);
+
+/* Gives a map that is a part of another its place there. */
+static bool join_whole(struct build *b, uint32_t v)
+{
+    const struct graph_value *from = &b->g->values[v];
+    uint32_t part = b->plan_values[v], whole;
+    struct blocked_map map;
+    if (!value_of(b, from->whole, &whole))
+        return false;
+    if (blocked_map(&b->plan->values[part].shape1, from->layout, &map))
+        b->plan->values[part].offset = from->first_block * map.block * sizeof(float);
+    b->roots[part] = whole;
+    return true;
+}
+
+/* The plan value of v, which is new when v is a constant that no step has used yet, or a map that
+ * so far only parts of have been met. */
 static bool value_of(struct build *b, uint32_t v, uint32_t *out)
 {
     if (b->plan_values[v] == GRAPH_NONE) {
-        if (!new_value(b, v, &b->plan_values[v]))
+        if (!new_value(b, v, &b->plan_values[v]) ||
+            (b->g->values[v].whole != GRAPH_NONE && !join_whole(b, v)))
             return false;
         if (b->kinds[v] == BUILD_CONSTANT)
             b->plan->values[b->plan_values[v]].place = PLAN_CONSTANT;

@@ -5,6 +5,7 @@
 
 #define NO_OUTPUT UINT32_MAX
 #define NO_BUFFER UINT32_MAX
+#define NOT_YET   UINT32_MAX
 
 /* Memory is named by the plan value that owns it, its "home": that of a view is where its root is,
  * that of an operator working in place is its input's. */
@@ -22,15 +23,20 @@ static uint32_t home_of(const struct place *p, uint32_t value)
     return p->homes[p->b->roots[value]];
 }
 
-/* Steps read values of the arena and of the caller's outputs until `last`. */
+/* Steps write values of the arena and of the caller's outputs from `first` on, and read them until
+ * `last`. A map whose parts are computed one by one is there from the first of them on. */
 static void find_last_uses(struct place *p)
 {
     const struct plan *plan = p->b->plan;
     for (uint32_t s = 0; s < plan->step_count; s++) {
         const struct plan_step *step = &plan->steps[s];
         for (size_t i = 0; i < step->out_count; i++) {
-            if (step->out[i] != GRAPH_NONE)
-                p->first[step->out[i]] = p->last[step->out[i]] = s;
+            if (step->out[i] == GRAPH_NONE)
+                continue;
+            uint32_t root = p->b->roots[step->out[i]];
+            if (p->first[root] == NOT_YET)
+                p->first[root] = s;
+            p->last[root] = s;
         }
         for (size_t i = 0; i < step->in_count; i++) {
             if (step->in[i] != GRAPH_NONE)
@@ -44,6 +50,14 @@ static void find_last_uses(struct place *p)
     }
 }
 
+/* Whether the elements of two maps that lie in one place would lie in the same places. Parts do
+ * not: their whole is there for longer than they are. */
+static bool same_layout(const struct plan_value *a, const struct plan_value *b)
+{
+    return a->layout.lanes == b->layout.lanes && a->layout.gap == b->layout.gap &&
+           a->layout.blocks == 0 && b->layout.blocks == 0;
+}
+
 /* Whether step s may write its output over its first input: nobody needs that any longer, and no
  * other input lies in the same memory. */
 static bool can_overwrite(const struct place *p, uint32_t s)
@@ -55,7 +69,7 @@ static bool can_overwrite(const struct place *p, uint32_t s)
         return false;
     const struct plan_value *in = &plan->values[step->in[0]], *out = &plan->values[step->out[0]];
     if (in->dtype != out->dtype || !cvd_shape_equal(&in->shape1, &out->shape1) ||
-        !cvd_shape_equal(&in->shape2, &out->shape2))
+        !cvd_shape_equal(&in->shape2, &out->shape2) || !same_layout(in, out))
         return false;
     uint32_t root = p->b->roots[step->in[0]], home = p->homes[root];
     if (plan->values[root].place != PLAN_ABSENT || p->last[home] != s)
@@ -85,7 +99,7 @@ static void share_in_place(struct place *p)
  * has its first step for its last one. */
 static bool is_read(const struct place *p, uint32_t home)
 {
-    return p->last[home] > p->first[home];
+    return p->first[home] != NOT_YET && p->last[home] > p->first[home];
 }
 
 static bool add_buffers(struct place *p)
@@ -151,7 +165,8 @@ enum cvd_status build_place(struct build *b)
                       .buffers = numbers + 4 * count};
     for (uint32_t v = 0; v < count; v++) {
         p.homes[v] = v;
-        p.first[v] = p.last[v] = 0;
+        p.first[v] = NOT_YET;
+        p.last[v] = 0;
         p.output[v] = NO_OUTPUT;
     }
     find_last_uses(&p);

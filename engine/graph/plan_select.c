@@ -1,6 +1,8 @@
 /* Which nodes of a graph are left to run, and whether they can at every batch size. */
 #include "engine/graph/build.h"
 
+#include "engine/ops/blocked.h"
+
 #include <string.h>
 
 /* ---- kinds ---- */
@@ -95,7 +97,7 @@ static enum cvd_status check_bytes(const struct build *b, uint32_t n, uint32_t v
     const struct op_value *value = &b->one.values[v];
     size_t elements, bytes;
     char text[CVD_SHAPE_TEXT_BYTES];
-    if (cvd_shape_elements(&value->shape, &elements) &&
+    if (blocked_elements(&value->shape, value->layout, &elements) &&
         mem_mul(elements, cvd_dtype_bytes(value->dtype), &bytes) && bytes <= PLAN_MAX_BYTES)
         return CVD_STATUS_OK;
     return cvd_error_set(b->err, CVD_STATUS_UNSUPPORTED,

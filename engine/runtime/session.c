@@ -269,6 +269,12 @@ static void slot_connect(const struct cvd_session *s, struct slot *slot)
     }
 }
 
+static char *arena_data(const struct cvd_session *s, const struct slot *slot,
+                        const struct plan_value *value)
+{
+    return slot->arena + s->offsets[value->buffer] + value->offset;
+}
+
 /* Sets all shapes for a batch, and the addresses that no caller can change. */
 static void slot_shape(const struct cvd_session *s, struct slot *slot, int64_t batch)
 {
@@ -277,6 +283,7 @@ static void slot_shape(const struct cvd_session *s, struct slot *slot, int64_t b
         const struct plan_value *value = &plan->values[v];
         struct op_tensor *tensor = &slot->tensors[v];
         tensor->dtype = value->dtype;
+        tensor->layout = value->layout;
         plan_shape(value, batch, &tensor->shape);
         tensor->data = value->data;
     }
@@ -287,14 +294,15 @@ static void slot_shape(const struct cvd_session *s, struct slot *slot, int64_t b
             if (v == GRAPH_NONE)
                 continue;
             out->dtype = plan->values[v].dtype;
+            out->layout = plan->values[v].layout;
             out->shape = slot->tensors[v].shape;
             if (plan->values[v].place == PLAN_ARENA)
-                out->data = slot->arena + s->offsets[plan->values[v].buffer];
+                out->data = arena_data(s, slot, &plan->values[v]);
         }
     }
     for (uint32_t v = 0; v < plan->value_count; v++) {
         if (plan->values[v].place == PLAN_ARENA)
-            slot->tensors[v].data = slot->arena + s->offsets[plan->values[v].buffer];
+            slot->tensors[v].data = arena_data(s, slot, &plan->values[v]);
     }
     slot->batch = batch;
 }
@@ -320,7 +328,7 @@ static void slot_attach(const struct run *run, struct slot *slot, int64_t first)
                                            (size_t)first * s->input_strides[value->index];
             continue;
         }
-        char *data = slot->arena + s->offsets[value->buffer];
+        char *data = arena_data(s, slot, value);
         if (run->outputs[value->index] != NULL)
             data = (char *)run->outputs[value->index] +
                    (size_t)first * s->output_strides[value->index];
