@@ -17,6 +17,8 @@
 #define WEIGHTS_BYTES ((size_t)512 << 10)
 /* The same for inputs that stay while groups pass by. */
 #define INPUT_BYTES ((size_t)896 << 10)
+/* Of the first-level cache, for weights that stay there while the tiles of a chunk pass by. */
+#define PIECE_BYTES ((size_t)24 << 10)
 /* For each column of a block, some 200 cycles: costs a hundredth of them, and a line for each is
  * what comes in that time at most. */
 #define PREFETCHES ((size_t)8)
@@ -85,6 +87,39 @@ static void prefetch_share(const struct conv_job *j, const struct coming *coming
     c->prefetch_step = min_size(round_up_div(share, steps * PREFETCHES), 64);
 }
 
+/*
+ * A group's sums are cut into pieces, whole blocks of input channels, whose weights stay in the
+ * first-level cache while all tiles of a chunk pass by; otherwise each tile would bring all weights
+ * of the group from the second-level one, which takes longer than its multiply-adds. The sums wait
+ * in the output meanwhile.
+ */
+struct pieces {
+    size_t blocks, count; /* of input channels in a piece; pieces */
+};
+
+static struct pieces cut_sums(const struct conv_job *j, const struct conv_group *g)
+{
+    const struct blocked_conv *s = j->s;
+    const size_t blocks = round_up_div(g->total, s->lanes);
+    const size_t bytes = s->lanes * window_taps(&s->window) * g->vectors * s->lanes * sizeof(float);
+    const size_t fit = PIECE_BYTES / bytes ? PIECE_BYTES / bytes : 1;
+    const size_t count = round_up_div(blocks, fit);
+    return (struct pieces){round_up_div(blocks, count), count};
+}
+
+/* Sets what a call for piece i has of the whole sum. */
+static void take_piece(const struct conv_job *j, const struct conv_group *g,
+                       const struct pieces *pieces, size_t i, struct kernel_conv *c)
+{
+    const struct blocked_conv *s = j->s;
+    const size_t first = i * pieces->blocks * s->lanes;
+    const bool last = i + 1 == pieces->count;
+    c->weights = s->weights + g->weights + first * window_taps(&s->window) * g->vectors * s->lanes;
+    c->total = last ? g->total - first : pieces->blocks * s->lanes;
+    c->bias = i == 0 ? s->bias + g->first : NULL;
+    c->act = last ? s->act : (struct kernel_act){0};
+}
+
 static void run_rows(const struct conv_job *j, const struct conv_group *g,
                      const struct conv_image *image, size_t first, size_t end,
                      const struct coming *coming)
@@ -93,9 +128,8 @@ static void run_rows(const struct conv_job *j, const struct conv_group *g,
     const struct window *w = &s->window;
     const size_t block = g->first / s->lanes;
     const float *in = image->x + g->from / s->lanes * j->in.block;
+    const struct pieces pieces = cut_sums(j, g);
     struct kernel_conv c = {
-        .weights = s->weights + g->weights,
-        .bias = s->bias + g->first,
         .pixels = OUT(w, 1),
         .vectors = g->vectors,
         .in_pixel = STRIDE(w, 1) * s->lanes,
@@ -103,7 +137,6 @@ static void run_rows(const struct conv_job *j, const struct conv_group *g,
         .in_column = DILATION(w, 1) * s->lanes,
         .in_row = DILATION(w, 0) * j->in.row,
         .in_block = j->in.block,
-        .total = g->total,
         .inner = s->lanes,
         .columns = KERNEL(w, 1),
         .weight_rows = KERNEL(w, 0),
@@ -111,16 +144,19 @@ static void run_rows(const struct conv_job *j, const struct conv_group *g,
         .out_vector = j->out.block,
         .width = SIZE_MAX,
         .last_lanes = s->lanes,
-        .act = s->act,
     };
-    for (size_t y = first; y < end; y++) {
-        const size_t at = block * j->out.block + y * j->out.row;
-        rows_inside(w, y, &c.first_row, &c.rows);
-        c.in = c.rows ? input_at(j, in, y, c.first_row) : in;
-        c.out = image->y + at;
-        c.residual = image->residual ? image->residual + at : NULL;
-        prefetch_share(j, coming, y - first, end - first, &c);
-        j->kernels->conv.fn(&c);
+    for (size_t i = 0; i < pieces.count; i++) {
+        take_piece(j, g, &pieces, i, &c);
+        for (size_t y = first; y < end; y++) {
+            const size_t at = block * j->out.block + y * j->out.row;
+            rows_inside(w, y, &c.first_row, &c.rows);
+            c.in = c.rows ? input_at(j, in, y, c.first_row) + i * pieces.blocks * j->in.block : in;
+            c.out = image->y + at;
+            c.residual = image->residual && i + 1 == pieces.count ? image->residual + at : NULL;
+            prefetch_share(j, coming, i * (end - first) + y - first, pieces.count * (end - first),
+                           &c);
+            j->kernels->conv.fn(&c);
+        }
     }
     blocked_clear_gaps(&j->out, image->y, block, g->vectors, first, end);
     if (block == 0 && first == 0)
@@ -166,18 +202,15 @@ static void run_flat(const struct conv_job *j, const struct conv_group *g,
     const struct blocked_conv *s = j->s;
     const size_t block = g->first / s->lanes, width = j->out.width;
     const size_t at = block * j->out.block + first / width * j->out.row + first % width * s->lanes;
+    const float *in = image->x + g->from / s->lanes * j->in.block + first * s->lanes;
+    const struct pieces pieces = cut_sums(j, g);
     struct kernel_conv c = {
-        .in = image->x + g->from / s->lanes * j->in.block + first * s->lanes,
-        .weights = s->weights + g->weights,
-        .bias = s->bias + g->first,
-        .residual = image->residual ? image->residual + at : NULL,
         .out = image->y + at,
         .pixels = end - first,
         .vectors = g->vectors,
         .in_pixel = s->lanes,
         .in_inner = 1,
         .in_block = j->in.block,
-        .total = g->total,
         .inner = s->lanes,
         .columns = 1,
         .rows = 1,
@@ -188,10 +221,14 @@ static void run_flat(const struct conv_job *j, const struct conv_group *g,
         .width = j->out.gap ? width : SIZE_MAX,
         .out_skip = j->out.first,
         .last_lanes = s->lanes,
-        .act = s->act,
     };
-    prefetch_share(j, coming, 0, 1, &c);
-    j->kernels->conv.fn(&c);
+    for (size_t i = 0; i < pieces.count; i++) {
+        take_piece(j, g, &pieces, i, &c);
+        c.in = in + i * pieces.blocks * j->in.block;
+        c.residual = image->residual && i + 1 == pieces.count ? image->residual + at : NULL;
+        prefetch_share(j, coming, i, pieces.count, &c);
+        j->kernels->conv.fn(&c);
+    }
     /* The rows that end here. */
     blocked_clear_gaps(&j->out, image->y, block, g->vectors, first / width, end / width);
     if (block == 0 && first == 0)
