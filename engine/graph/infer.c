@@ -341,10 +341,7 @@ static enum cvd_status fold_run(struct infer *inf, const struct op_node *node,
         node->def->run(&run);
     }
     mem_free(scratch);
-    if (node->def->release != NULL)
-        node->def->release(prepared.state);
-    else
-        mem_free(prepared.state);
+    mem_free(prepared.state);
     return status;
 }
 

@@ -133,14 +133,16 @@ static void *zeroed(size_t count, size_t item_bytes)
 static enum cvd_status make_room(struct build *b)
 {
     b->plan = zeroed(1, sizeof(*b->plan));
-    if (b->plan != NULL)
+    if (b->plan != NULL) {
         b->plan->arena = mem_arena_create();
+        b->plan->states = mem_arena_create_large();
+    }
     b->kinds = zeroed(b->g->value_count, sizeof(*b->kinds));
     b->needed = zeroed(b->g->value_count, sizeof(*b->needed));
     b->plan_values = zeroed(b->g->value_count, sizeof(*b->plan_values));
     b->is_live = zeroed(b->g->node_count, sizeof(*b->is_live));
-    if (b->plan == NULL || b->plan->arena == NULL || b->kinds == NULL || b->needed == NULL ||
-        b->plan_values == NULL || b->is_live == NULL)
+    if (b->plan == NULL || b->plan->arena == NULL || b->plan->states == NULL || b->kinds == NULL ||
+        b->needed == NULL || b->plan_values == NULL || b->is_live == NULL)
         return build_no_memory(b);
     return CVD_STATUS_OK;
 }
@@ -260,15 +262,9 @@ void plan_destroy(struct plan *plan)
 {
     if (plan == NULL)
         return;
-    for (uint32_t s = 0; s < plan->step_count; s++) {
-        struct plan_step *step = &plan->steps[s];
-        if (step->prepared.state != NULL && step->def->release != NULL)
-            step->def->release(step->prepared.state);
-        else
-            mem_free(step->prepared.state);
-    }
     for (uint32_t i = 0; i < plan->block_count; i++)
         mem_free(plan->blocks[i]);
+    mem_arena_destroy(plan->states);
     mem_arena_destroy(plan->arena);
     mem_free(plan);
 }

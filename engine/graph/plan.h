@@ -58,7 +58,8 @@ struct plan_buffer {
 };
 
 struct plan {
-    struct mem_arena *arena; /* strings and arrays */
+    struct mem_arena *arena;  /* strings and arrays */
+    struct mem_arena *states; /* of the steps: packed weights above all */
     struct plan_value *values;
     uint32_t value_count;
     struct plan_step *steps;

@@ -84,6 +84,7 @@ static enum cvd_status prepare_step(struct build *b, struct plan_step *step, uin
                            .out_count = gn->out_count,
                            .err = b->err};
     enum cvd_status status = CVD_STATUS_OK;
+    step->prepared.memory = b->plan->states;
     if (step->def->prepare != NULL)
         status = step->def->prepare(&node, inf->out, b->kernels, &step->prepared);
     if (status != CVD_STATUS_OK)

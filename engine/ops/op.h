@@ -9,7 +9,6 @@
  *   prepare  at load, once: turns attributes and constant inputs into an immutable state (packed
  *            weights, chosen kernel). Can only fail for want of memory.
  *   run      at run time: computes the outputs. Allocates nothing, cannot fail.
- *   release  frees the state.
  *
  * Operators see values by position; an absent optional input is NULL. They know nothing of graphs,
  * files or plans.
@@ -21,6 +20,7 @@
 #include <convd/tensor.h>
 
 #include "engine/kernels/kernels.h"
+#include "engine/runtime/mem.h"
 #include "engine/runtime/tpool.h"
 
 #define OP_MAX_INPUTS  4096
@@ -90,8 +90,10 @@ struct op_node {
     struct cvd_error *err;
 };
 
-/* What prepare produces. `state` is the operator's own and goes to run and release. */
+/* What prepare produces. `state` is the operator's own and goes to run: one block from `memory`,
+ * which the caller sets, or NULL for one from mem_alloc(), which the caller frees. */
 struct op_prepared {
+    struct mem_arena *memory;
     void *state;
     size_t state_bytes;   /* packed weights and tables, for the books */
     size_t scratch_bytes; /* per slot, for a batch of one */
@@ -147,7 +149,6 @@ struct op_def {
     enum cvd_status (*prepare)(const struct op_node *node, const struct op_value *out,
                                const struct kernels *kernels, struct op_prepared *prepared);
     void (*run)(const struct op_run *r); /* may be NULL for an OP_VIEW */
-    void (*release)(void *state);        /* NULL when state needs only mem_free() */
 };
 
 /* The definition that covers `opset`. NULL when there is none; *known then says whether the

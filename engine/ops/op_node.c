@@ -190,7 +190,8 @@ uint64_t op_parameters(const struct op_node *node, size_t i)
 enum cvd_status op_state(const struct op_node *node, size_t bytes, struct op_prepared *prepared,
                          void *state_out)
 {
-    void *state = mem_alloc(bytes);
+    void *state =
+        prepared->memory ? mem_arena_alloc_aligned(prepared->memory, bytes) : mem_alloc(bytes);
     if (!state)
         return op_fail(node, CVD_STATUS_OUT_OF_MEMORY, "no memory for %zu bytes of state", bytes);
     prepared->state = state;

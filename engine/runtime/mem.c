@@ -5,16 +5,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
-#define CHUNK_FIRST_BYTES ((size_t)4 << 10)
-#define CHUNK_MAX_BYTES   ((size_t)1 << 20)
-#define CHUNK_LARGE_BYTES                                                                 \
-    ((size_t)32 << 10)               /* pieces from this size on get a chunk of their own \
-                                      */
 #define ARENA_ALIGN     ((size_t)16) /* what malloc guarantees on 64-bit machines */
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
-/* Blocks from this size on are given huge pages: large enough that rounding up wastes little. */
-#define HUGE_BLOCK_BYTES ((size_t)8 << 20)
+
+/* How an arena's chunks grow; pieces from own_bytes on get a chunk of their own. */
+struct growth {
+    size_t first_bytes, max_bytes, own_bytes;
+};
+static const struct growth small_growth = {(size_t)4 << 10, (size_t)1 << 20, (size_t)32 << 10};
+/* What is not touched of a mapped chunk costs nothing. */
+static const struct growth large_growth = {(size_t)64 << 10, (size_t)32 << 20, (size_t)16 << 20};
 
 /* The engine's only mutable state outside its objects. Allocation failure has to be provoked at
  * every call site, most of which know no engine that could carry the counter; it is atomic because
@@ -46,14 +48,7 @@ void *mem_alloc(size_t bytes)
     size_t rounded;
     if (must_fail() || !mem_round_up(bytes ? bytes : 1, &rounded))
         return NULL;
-    if (rounded < HUGE_BLOCK_BYTES || rounded > PTRDIFF_MAX)
-        return aligned_alloc(MEM_ALIGN, rounded);
-    /* Weights, read from end to end. */
-    rounded = (rounded + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-    void *block = aligned_alloc(HUGE_PAGE_BYTES, rounded);
-    if (block)
-        (void)madvise(block, rounded, MADV_HUGEPAGE);
-    return block;
+    return aligned_alloc(MEM_ALIGN, rounded);
 }
 
 void mem_free(void *block)
@@ -61,18 +56,40 @@ void mem_free(void *block)
     free(block);
 }
 
+static void *map_pages(size_t bytes)
+{
+    void *block = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return block != MAP_FAILED ? block : NULL;
+}
+
+/* A mapping that begins at a huge page: of one that is longer by that much, the ends are given
+ * back.
+ */
+static void *map_huge_pages(size_t bytes)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t longer;
+    char *block = mem_add(bytes, HUGE_PAGE_BYTES, &longer) ? map_pages(longer) : NULL;
+    if (block == NULL)
+        return NULL;
+    const size_t before = -(uintptr_t)block & (HUGE_PAGE_BYTES - 1);
+    if (before > 0)
+        (void)munmap(block, before);
+    block += before;
+    const size_t used = (bytes + page - 1) / page * page;
+    if (longer - before > used)
+        (void)munmap(block + used, longer - before - used);
+    /* Only advice: a kernel without huge pages refuses it and the mapping is as good. */
+    (void)madvise(block, bytes, MADV_HUGEPAGE);
+    return block;
+}
+
 void *mem_map(size_t bytes)
 {
     if (must_fail())
         return NULL;
-    void *block = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (block == MAP_FAILED)
-        return NULL;
-    /* Only advice: a kernel without huge pages refuses it and the mapping is as good. */
-    if (bytes >= HUGE_PAGE_BYTES)
-        (void)madvise(block, bytes, MADV_HUGEPAGE);
-    return block;
+    return bytes < HUGE_PAGE_BYTES ? map_pages(bytes ? bytes : 1) : map_huge_pages(bytes);
 }
 
 void mem_unmap(void *block, size_t bytes)
@@ -83,7 +100,7 @@ void mem_unmap(void *block, size_t bytes)
 
 struct chunk {
     struct chunk *next;
-    void *pad; /* keeps what follows aligned to ARENA_ALIGN */
+    size_t bytes; /* with this header */
 };
 _Static_assert(sizeof(struct chunk) % ARENA_ALIGN == 0, "pieces begin after the chunk's header");
 
@@ -92,14 +109,25 @@ struct mem_arena {
     char *pos; /* free part of the chunk that is being filled */
     size_t left;
     size_t next_chunk_bytes;
+    const struct growth *growth;
 };
 
-struct mem_arena *mem_arena_create(void)
+static struct mem_arena *create_arena(const struct growth *growth)
 {
     struct mem_arena *arena = must_fail() ? NULL : calloc(1, sizeof(*arena));
     if (arena)
-        arena->next_chunk_bytes = CHUNK_FIRST_BYTES;
+        *arena = (struct mem_arena){.next_chunk_bytes = growth->first_bytes, .growth = growth};
     return arena;
+}
+
+struct mem_arena *mem_arena_create(void)
+{
+    return create_arena(&small_growth);
+}
+
+struct mem_arena *mem_arena_create_large(void)
+{
+    return create_arena(&large_growth);
 }
 
 void mem_arena_destroy(struct mem_arena *arena)
@@ -108,7 +136,10 @@ void mem_arena_destroy(struct mem_arena *arena)
         return;
     for (struct chunk *c = arena->chunks, *next; c; c = next) {
         next = c->next;
-        free(c);
+        if (arena->growth == &large_growth)
+            mem_unmap(c, c->bytes);
+        else
+            free(c);
     }
     free(arena);
 }
@@ -117,11 +148,14 @@ void mem_arena_destroy(struct mem_arena *arena)
 static char *add_chunk(struct mem_arena *arena, size_t usable_bytes)
 {
     size_t total;
-    if (must_fail() || !mem_add(usable_bytes, sizeof(struct chunk), &total))
+    if (!mem_add(usable_bytes, sizeof(struct chunk), &total))
         return NULL;
-    struct chunk *c = calloc(1, total);
+    struct chunk *c = arena->growth == &large_growth ? mem_map(total)
+                      : must_fail()                  ? NULL
+                                                     : calloc(1, total);
     if (!c)
         return NULL;
+    c->bytes = total;
     c->next = arena->chunks;
     arena->chunks = c;
     return (char *)(c + 1);
@@ -134,7 +168,7 @@ void *mem_arena_alloc(struct mem_arena *arena, size_t bytes)
         return NULL;
     rounded &= ~(ARENA_ALIGN - 1);
     if (rounded > arena->left) {
-        if (rounded >= CHUNK_LARGE_BYTES)
+        if (rounded >= arena->growth->own_bytes)
             return add_chunk(arena, rounded);
         size_t room = arena->next_chunk_bytes;
         while (room < rounded)
@@ -144,7 +178,7 @@ void *mem_arena_alloc(struct mem_arena *arena, size_t bytes)
             return NULL;
         arena->pos = first;
         arena->left = room;
-        if (room < CHUNK_MAX_BYTES)
+        if (room < arena->growth->max_bytes)
             arena->next_chunk_bytes = room * 2;
     }
     void *piece = arena->pos;

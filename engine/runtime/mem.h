@@ -48,6 +48,9 @@ void mem_fail_after(size_t n, bool forever);
 
 struct mem_arena;
 struct mem_arena *mem_arena_create(void);
+/* For large pieces, packed weights: in huge pages where the system offers them. A network reads all
+ * its weights once for each batch, more than a processor knows small pages. */
+struct mem_arena *mem_arena_create_large(void);
 void mem_arena_destroy(struct mem_arena *arena); /* NULL is allowed */
 
 /* Zeroed, aligned to 16 bytes, alive as long as the arena; NULL when there is no memory. */

@@ -148,10 +148,7 @@ struct op_result op_case_run(const struct op_case *c)
     result.status = b.node.def->prepare(&b.node, b.out, &kernels, &result.prepared);
     if (result.status == CVD_STATUS_OK)
         run_prepared(c, &b, &kernels, &result);
-    if (b.node.def->release)
-        b.node.def->release(result.prepared.state);
-    else
-        mem_free(result.prepared.state);
+    mem_free(result.prepared.state);
     result.prepared.state = NULL;
     return result;
 }
