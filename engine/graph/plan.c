@@ -227,7 +227,8 @@ static enum cvd_status build_plan(struct build *b, const struct cvd_load_options
     if (b->freed && !b->plan->batchwise)
         fix_plan(b->plan);
     size_t *offsets = mem_alloc(b->plan->buffer_count * sizeof(*offsets));
-    status = offsets != NULL ? plan_layout(b->plan, 1, offsets, &b->plan->arena_bytes, b->err)
+    const struct plan_batch one = {.images = 1, .part = 1};
+    status = offsets != NULL ? plan_layout(b->plan, &one, offsets, &b->plan->arena_bytes, b->err)
                              : build_no_memory(b);
     mem_free(offsets);
     if (status == CVD_STATUS_OK && b->plan->arena_bytes > PLAN_MAX_BYTES)

@@ -90,11 +90,21 @@ void plan_shape(const struct plan_value *v, int64_t batch, struct cvd_shape *out
 /* Bytes of a value for one image, and how many more for each further one. */
 void plan_bytes(const struct plan_value *v, size_t *bytes1, size_t *bytes_more);
 
-/* Places every buffer for sessions of up to `batch` images: offsets[buffer_count] and the total, in
- * bytes. Offsets are multiples of MEM_ALIGN. Fails with OUT_OF_MEMORY when sizes overflow. (Greedy
- * by size: Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020.)
+/* How a session runs its images: steps before `split` on `part` of them at a time, one part after
+ * the other, then the others on all `images` at once. */
+struct plan_batch {
+    int64_t images, part;
+    uint32_t split;
+};
+
+/* Whether a buffer holds all images, or those of a part only. */
+bool plan_is_wide(const struct plan_buffer *buffer, const struct plan_batch *batch);
+
+/* Places every buffer for such a session: offsets[buffer_count] and the total, in bytes. Offsets
+ * are multiples of MEM_ALIGN. Fails with OUT_OF_MEMORY when sizes overflow. (Greedy by size:
+ * Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020.)
  */
-enum cvd_status plan_layout(const struct plan *plan, int64_t batch, size_t *offsets, size_t *total,
-                            struct cvd_error *err);
+enum cvd_status plan_layout(const struct plan *plan, const struct plan_batch *batch,
+                            size_t *offsets, size_t *total, struct cvd_error *err);
 
 #endif

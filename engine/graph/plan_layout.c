@@ -160,8 +160,19 @@ static bool buffer_bytes(const struct plan_buffer *buffer, int64_t batch, size_t
            mem_add(*bytes, buffer->bytes1, bytes) && mem_round_up(*bytes, bytes);
 }
 
-enum cvd_status plan_layout(const struct plan *plan, int64_t batch, size_t *offsets, size_t *total,
-                            struct cvd_error *err)
+bool plan_is_wide(const struct plan_buffer *buffer, const struct plan_batch *batch)
+{
+    return buffer->last >= batch->split;
+}
+
+/* A wide buffer is filled part by part: it has to stay while the steps before it run again. */
+static uint32_t first_use(const struct plan_buffer *buffer, const struct plan_batch *batch)
+{
+    return plan_is_wide(buffer, batch) && buffer->first < batch->split ? 0 : buffer->first;
+}
+
+enum cvd_status plan_layout(const struct plan *plan, const struct plan_batch *batch,
+                            size_t *offsets, size_t *total, struct cvd_error *err)
 {
     uint32_t count = plan->buffer_count;
     struct layout l = {.count = count,
@@ -170,9 +181,11 @@ enum cvd_status plan_layout(const struct plan *plan, int64_t batch, size_t *offs
                        .active = mem_alloc(count * sizeof(struct item *))};
     bool done = l.items != NULL && l.order != NULL && l.active != NULL;
     for (uint32_t i = 0; i < count && done; i++) {
-        l.items[i] = (struct item){
-            .number = i, .first = plan->buffers[i].first, .last = plan->buffers[i].last};
-        done = buffer_bytes(&plan->buffers[i], batch, &l.items[i].bytes);
+        const struct plan_buffer *buffer = &plan->buffers[i];
+        l.items[i] =
+            (struct item){.number = i, .first = first_use(buffer, batch), .last = buffer->last};
+        done = buffer_bytes(buffer, plan_is_wide(buffer, batch) ? batch->images : batch->part,
+                            &l.items[i].bytes);
     }
     done = done && find_neighbours(&l) && place(&l, total);
     for (uint32_t i = 0; i < count && done; i++)
@@ -184,5 +197,6 @@ enum cvd_status plan_layout(const struct plan *plan, int64_t batch, size_t *offs
     if (done)
         return CVD_STATUS_OK;
     return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY,
-                         "no memory for the intermediate results of %lld images", (long long)batch);
+                         "no memory for the intermediate results of %lld images",
+                         (long long)batch->images);
 }

@@ -2,9 +2,13 @@
  * Running a plan.
  *
  * A session has one slot for each worker: an arena and the tensors that point into it. A batch is
- * cut into parts of whole images, each of which runs through all steps in one slot, on one thread,
+ * cut into shares of whole images, each of which runs through all steps in one slot, on one thread,
  * without ever waiting for the others. Where that is not possible (one image, or a step that mixes
  * images) the steps run one after the other in slot 0 and their operators split the work.
+ *
+ * The early steps of a network have large maps and few weights, the late ones small maps and many
+ * weights. So a share runs through the early ones a few images at a time, as many as stay in a
+ * core's cache, and then through the late ones all at once, which reads their weights once.
  *
  * Slots and scratch are one reservation of address space: what no run touches costs nothing, so a
  * slot builds its tables when it is first used.
@@ -17,8 +21,10 @@
 #include <string.h>
 #include <time.h>
 
-/* A part's arena should stay in a core's own cache, which has 1 MiB or more in servers of today. */
-#define PART_BYTES ((size_t)1 << 20)
+/* What should stay in a core's own cache, which has 1 MiB or more in servers of today. */
+#define CACHE_BYTES ((size_t)1 << 20)
+/* Most bytes that a step of a share may read and write beyond that. */
+#define SHARE_BYTES ((size_t)64 << 20)
 
 /* Slots begin on pages of their own. */
 #define PAGE_BYTES ((size_t)4096)
@@ -31,7 +37,8 @@ struct external {
 
 /* One worker's view of the plan; the tables follow it in its slot. */
 struct slot {
-    int64_t batch;                /* images that the tables are set up for; 0 at first */
+    int64_t images;               /* that the tables are set up for; 0 at first */
+    int64_t at;                   /* the first of them, in the share */
     struct op_tensor *tensors;    /* by plan value */
     const struct op_tensor **ins; /* all steps' inputs, one after the other */
     struct op_output *outs;       /* all steps' outputs */
@@ -42,7 +49,8 @@ struct cvd_session {
     const struct cvd_model *model;
     const struct plan *plan;
     int64_t max_batch;
-    int64_t part_batch; /* most images of a part; 0: batches cannot be cut */
+    bool shares;             /* whether batches may be cut */
+    struct plan_batch share; /* the largest */
     unsigned slots;
     size_t ins, outs;                       /* of all steps */
     size_t *offsets;                        /* by buffer */
@@ -62,25 +70,84 @@ static enum cvd_status no_memory(struct cvd_error *err, int64_t batch)
                          (long long)batch);
 }
 
-/* The largest part whose intermediate results fit into PART_BYTES, at least 1 and no more than a
- * slot's share. The total grows almost in proportion to the batch, so two layouts tell. */
-static enum cvd_status choose_part(struct cvd_session *s, struct cvd_error *err)
+/* What a step of one image takes out of the caches: its weights, and what it reads and writes. */
+struct traffic {
+    size_t weights, maps;
+};
+
+static size_t image_bytes(const struct plan *plan, uint32_t v)
 {
-    size_t one, two;
-    int64_t share = (s->max_batch - 1) / (int64_t)s->slots + 1;
-    s->part_batch = 1;
-    if (share == 1)
-        return CVD_STATUS_OK;
-    enum cvd_status status = plan_layout(s->plan, 1, s->offsets, &one, err);
-    if (status == CVD_STATUS_OK)
-        status = plan_layout(s->plan, 2, s->offsets, &two, err);
-    if (status != CVD_STATUS_OK)
-        return status;
-    if (one < PART_BYTES) {
-        size_t more = two > one ? (PART_BYTES - one) / (two - one) : SIZE_MAX;
-        s->part_batch += more < (size_t)share - 1 ? (int64_t)more : share - 1;
+    size_t one, more = 0;
+    if (v != GRAPH_NONE)
+        plan_bytes(&plan->values[v], &one, &more);
+    return more;
+}
+
+static struct traffic step_traffic(const struct plan *plan, uint32_t i)
+{
+    const struct plan_step *step = &plan->steps[i];
+    struct traffic t = {.weights = step->prepared.state_bytes};
+    for (size_t j = 0; j < step->in_count; j++)
+        t.maps += image_bytes(plan, step->in[j]);
+    for (size_t j = 0; j < step->out_count; j++)
+        t.maps += image_bytes(plan, step->out[j]);
+    return t;
+}
+
+/* Images of a part that stay in the cache in steps whose maps have so many bytes. */
+static int64_t part_of(size_t maps, int64_t images)
+{
+    const size_t fit = maps > 0 ? CACHE_BYTES / maps : (size_t)images;
+    return fit < 1 ? 1 : fit < (size_t)images ? (int64_t)fit : images;
+}
+
+/* Chooses where to split and how large parts are: so that the least has to come from beyond the
+ * cache, for each image. */
+static void choose_split(const struct plan *plan, struct plan_batch *share)
+{
+    const double images = (double)share->images;
+    double weights = 0, late = 0; /* of the steps from the split on */
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const struct traffic t = step_traffic(plan, i);
+        weights += (double)t.weights;
+        late += images * (double)t.maps > (double)CACHE_BYTES ? (double)t.maps : 0;
     }
-    return CVD_STATUS_OK;
+    const bool stay = weights <= (double)CACHE_BYTES; /* all of the weights do */
+    double early = 0, least = late + (stay ? 0 : weights / images);
+    size_t maps = 0;
+    share->split = 0;
+    share->part = share->images;
+    for (uint32_t i = 0; i < plan->step_count; i++) {
+        const struct traffic t = step_traffic(plan, i);
+        maps = t.maps > maps ? t.maps : maps;
+        late -= images * (double)t.maps > (double)CACHE_BYTES ? (double)t.maps : 0;
+        early += (double)t.weights;
+        weights -= (double)t.weights;
+        const int64_t part = part_of(maps, share->images);
+        const double cost = late + (stay ? 0 : early / (double)part + weights / images);
+        if (cost < least) {
+            least = cost;
+            share->split = i + 1;
+            share->part = part;
+        }
+    }
+}
+
+/* Fewer images of a share where the steps that take all at once would use too much memory. */
+static void choose_share(struct cvd_session *s)
+{
+    size_t maps = 1;
+    s->share.images = (s->max_batch - 1) / (int64_t)s->slots + 1;
+    choose_split(s->plan, &s->share);
+    for (uint32_t i = s->share.split; i < s->plan->step_count; i++) {
+        const struct traffic t = step_traffic(s->plan, i);
+        maps = t.maps > maps ? t.maps : maps;
+    }
+    const size_t fit = SHARE_BYTES / maps ? SHARE_BYTES / maps : 1;
+    if (fit < (size_t)s->share.images) {
+        s->share.images = (int64_t)fit;
+        choose_split(s->plan, &s->share);
+    }
 }
 
 /* Bytes of input or output v for the largest batch must be countable; *stride is 0 for a value that
@@ -196,17 +263,13 @@ static enum cvd_status set_up(struct cvd_session *s, struct cvd_error *err)
     s->offsets = mem_alloc(plan->buffer_count * sizeof(*s->offsets));
     if (s->offsets == NULL)
         return no_memory(err, s->max_batch);
-    enum cvd_status status = CVD_STATUS_OK;
-    bool parts = plan->batchwise && s->max_batch > 1;
-    s->slots = parts ? tpool_threads(s->model->engine->pool) : 1;
-    if (parts)
-        status = choose_part(s, err);
-    if (status != CVD_STATUS_OK)
-        return status;
-
-    int64_t arena_batch = s->part_batch != 0 ? s->part_batch : s->max_batch;
+    s->shares = plan->batchwise && s->max_batch > 1;
+    s->slots = s->shares ? tpool_threads(s->model->engine->pool) : 1;
+    s->share = (struct plan_batch){.images = s->max_batch, .part = s->max_batch};
+    if (s->shares)
+        choose_share(s);
     size_t arena_bytes;
-    status = plan_layout(plan, arena_batch, s->offsets, &arena_bytes, err);
+    enum cvd_status status = plan_layout(plan, &s->share, s->offsets, &arena_bytes, err);
     if (status != CVD_STATUS_OK)
         return status;
     if (!set_strides(s) || !list_externals(s) || !map_memory(s, arena_bytes))
@@ -269,23 +332,31 @@ static void slot_connect(const struct cvd_session *s, struct slot *slot)
     }
 }
 
+/* Of a value in the arena; of a wide one from image `at` of the share on. */
 static char *arena_data(const struct cvd_session *s, const struct slot *slot,
                         const struct plan_value *value)
 {
-    return slot->arena + s->offsets[value->buffer] + value->offset;
+    char *data = slot->arena + s->offsets[value->buffer] + value->offset;
+    size_t one, more;
+    if (slot->at == 0 || !plan_is_wide(&s->plan->buffers[value->buffer], &s->share))
+        return data;
+    plan_bytes(value, &one, &more);
+    return data + (size_t)slot->at * more;
 }
 
-/* Sets all shapes for a batch, and the addresses that no caller can change. */
-static void slot_shape(const struct cvd_session *s, struct slot *slot, int64_t batch)
+/* Sets all shapes for so many images from `at` on, and the addresses that no caller can change. */
+static void slot_shape(const struct cvd_session *s, struct slot *slot, int64_t at, int64_t images)
 {
     const struct plan *plan = s->plan;
+    slot->at = at;
+    slot->images = images;
     for (uint32_t v = 0; v < plan->value_count; v++) {
         const struct plan_value *value = &plan->values[v];
         struct op_tensor *tensor = &slot->tensors[v];
         tensor->dtype = value->dtype;
         tensor->layout = value->layout;
-        plan_shape(value, batch, &tensor->shape);
-        tensor->data = value->data;
+        plan_shape(value, images, &tensor->shape);
+        tensor->data = value->place == PLAN_ARENA ? arena_data(s, slot, value) : value->data;
     }
     struct op_output *out = slot->outs;
     for (uint32_t i = 0; i < plan->step_count; i++) {
@@ -300,18 +371,13 @@ static void slot_shape(const struct cvd_session *s, struct slot *slot, int64_t b
                 out->data = arena_data(s, slot, &plan->values[v]);
         }
     }
-    for (uint32_t v = 0; v < plan->value_count; v++) {
-        if (plan->values[v].place == PLAN_ARENA)
-            slot->tensors[v].data = arena_data(s, slot, &plan->values[v]);
-    }
-    slot->batch = batch;
 }
 
 /* One call of cvd_session_run(). */
 struct run {
     struct cvd_session *session;
     int64_t batch;
-    size_t parts;
+    size_t shares;
     const void *const *inputs;
     void *const *outputs;
 };
@@ -345,7 +411,7 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Adds the time since `begin` to a step's; returns the time now. Parts on other workers add to
+/* Adds the time since `begin` to a step's; returns the time now. Shares on other workers add to
  * the same numbers. */
 static uint64_t add_time(uint64_t *step_ns, uint64_t begin)
 {
@@ -354,60 +420,91 @@ static uint64_t add_time(uint64_t *step_ns, uint64_t begin)
     return end;
 }
 
-/* Runs images first … first + batch - 1 in a slot. With a pool, operators split their work. */
-static void slot_run(const struct run *run, unsigned number, struct tpool *pool, int64_t first,
-                     int64_t batch)
-{
-    const struct cvd_session *s = run->session;
-    struct slot *slot = (void *)(s->memory + number * s->slot_bytes);
-    if (slot->batch == 0)
-        slot_connect(s, slot);
-    if (slot->batch != batch)
-        slot_shape(s, slot, batch);
-    slot_attach(run, slot, first);
+/* A share, in the slot where it runs. */
+struct task {
+    const struct run *run;
+    struct slot *slot;
+    char *scratch;
+    struct tpool *pool;                /* NULL: operators do not split their work */
+    int64_t first;                     /* of its images in the batch */
+    const struct op_tensor *const *in; /* of the next step */
+    struct op_output *out;
+};
 
-    char *scratch = s->memory + s->slots * s->slot_bytes;
-    const struct op_tensor *const *in = slot->ins;
-    struct op_output *out = slot->outs;
+/* Runs steps begin … end - 1 on images at … at + images - 1 of the share. */
+static void run_steps(struct task *t, uint32_t begin, uint32_t end, int64_t at, int64_t images)
+{
+    const struct cvd_session *s = t->run->session;
+    if (t->slot->images != images || t->slot->at != at)
+        slot_shape(s, t->slot, at, images);
+    slot_attach(t->run, t->slot, t->first + at);
     uint64_t time = s->layer_ns != NULL ? now_ns() : 0;
-    for (uint32_t i = 0; i < s->plan->step_count; i++) {
+    for (uint32_t i = begin; i < end; i++) {
         const struct plan_step *step = &s->plan->steps[i];
         struct op_run op = {.state = step->prepared.state,
                             .kernels = &s->model->engine->kernels,
-                            .pool = pool,
-                            .in = in,
+                            .pool = t->pool,
+                            .in = t->in,
                             .in_count = step->in_count,
-                            .out = out,
+                            .out = t->out,
                             .out_count = step->out_count,
-                            .scratch = scratch + (pool == NULL ? number * s->scratch_stride : 0),
+                            .scratch = t->scratch,
                             .scratch_stride = s->scratch_stride};
         step->def->run(&op);
         if (s->layer_ns != NULL)
             time = add_time(&s->layer_ns[i], time);
-        in += step->in_count;
-        out += step->out_count;
+        t->in += step->in_count;
+        t->out += step->out_count;
     }
+}
+
+/* Runs images first … first + images - 1 in a slot. With a pool, operators split their work. */
+static void slot_run(const struct run *run, unsigned number, struct tpool *pool, int64_t first,
+                     int64_t images)
+{
+    const struct cvd_session *s = run->session;
+    struct slot *slot = (void *)(s->memory + number * s->slot_bytes);
+    if (slot->images == 0)
+        slot_connect(s, slot);
+    struct task task = {.run = run,
+                        .slot = slot,
+                        .scratch = s->memory + s->slots * s->slot_bytes +
+                                   (pool == NULL ? number * s->scratch_stride : 0),
+                        .pool = pool,
+                        .first = first,
+                        .in = slot->ins,
+                        .out = slot->outs};
+    const int64_t parts = s->share.split > 0 ? (images - 1) / s->share.part + 1 : 0;
+    for (int64_t p = 0, at = 0; p < parts; p++) {
+        const int64_t part = (images - at) / (parts - p); /* parts differ by one image at most */
+        task.in = slot->ins;
+        task.out = slot->outs;
+        run_steps(&task, 0, s->share.split, at, part);
+        at += part;
+    }
+    if (s->share.split < s->plan->step_count)
+        run_steps(&task, s->share.split, s->plan->step_count, 0, images);
 }
 
 /* ---- running ---- */
 
-static void run_part(void *ctx, size_t part, unsigned slot)
+static void run_share(void *ctx, size_t share, unsigned slot)
 {
     const struct run *run = ctx;
-    /* Parts differ by one image at most. */
-    int64_t size = run->batch / (int64_t)run->parts, larger = run->batch % (int64_t)run->parts;
-    int64_t p = (int64_t)part;
+    /* Shares differ by one image at most. */
+    int64_t size = run->batch / (int64_t)run->shares, larger = run->batch % (int64_t)run->shares;
+    int64_t p = (int64_t)share;
     int64_t first = p * size + (p < larger ? p : larger);
     slot_run(run, slot, NULL, first, size + (p < larger));
 }
 
-/* As few parts as keep all slots equally busy and each part within part_batch. */
-static size_t count_parts(const struct cvd_session *s, int64_t batch)
+/* As few shares as keep all slots equally busy and none of which is too large. */
+static size_t count_shares(const struct cvd_session *s, int64_t batch)
 {
-    int64_t parts = (batch - 1) / s->part_batch + 1;
-    int64_t rounds = (parts - 1) / (int64_t)s->slots + 1;
-    parts = rounds * (int64_t)s->slots;
-    return (size_t)(parts < batch ? parts : batch);
+    int64_t shares = (batch - 1) / s->share.images + 1;
+    int64_t rounds = (shares - 1) / (int64_t)s->slots + 1;
+    shares = rounds * (int64_t)s->slots;
+    return (size_t)(shares < batch ? shares : batch);
 }
 
 void cvd_session_time_layers(struct cvd_session *session, uint64_t *layer_ns)
@@ -421,10 +518,10 @@ static void clear_times(const struct cvd_session *s)
         memset(s->layer_ns, 0, s->plan->step_count * sizeof(*s->layer_ns));
 }
 
-/* From all parts' time together to that of a worker. */
-static void share_times(const struct cvd_session *s, size_t parts)
+/* From all shares' time together to that of a worker. */
+static void share_times(const struct cvd_session *s, size_t shares)
 {
-    uint64_t workers = parts < s->slots ? parts : s->slots;
+    uint64_t workers = shares < s->slots ? shares : s->slots;
     for (uint32_t i = 0; i < s->plan->step_count && s->layer_ns != NULL; i++)
         s->layer_ns[i] /= workers;
 }
@@ -448,10 +545,10 @@ enum cvd_status cvd_session_run(struct cvd_session *session, int64_t batch,
     struct run run = {.session = session, .batch = batch, .inputs = inputs, .outputs = outputs};
     struct tpool *pool = session->model->engine->pool;
     clear_times(session);
-    if (batch > 1 && session->part_batch != 0) {
-        run.parts = count_parts(session, batch);
-        tpool_for(pool, run.parts, run_part, &run);
-        share_times(session, run.parts);
+    if (batch > 1 && session->shares) {
+        run.shares = count_shares(session, batch);
+        tpool_for(pool, run.shares, run_share, &run);
+        share_times(session, run.shares);
     } else {
         uint64_t mode = cpu_denormals_flush();
         slot_run(&run, 0, pool, 0, batch);

@@ -30,7 +30,9 @@ static size_t arena(const struct plan *plan, int64_t batch)
 {
     size_t *offsets = calloc(plan->buffer_count + 1, sizeof(*offsets)), total = 0;
     struct cvd_error err = {0};
-    cr_assert_eq(plan_layout(plan, batch, offsets, &total, &err), CVD_STATUS_OK);
+    cr_assert_eq(plan_layout(plan, &(struct plan_batch){.images = batch, .part = batch}, offsets,
+                             &total, &err),
+                 CVD_STATUS_OK);
     /* No two buffers that are alive together may overlap. */
     for (uint32_t a = 0; a < plan->buffer_count; a++) {
         const struct plan_buffer *x = &plan->buffers[a];
@@ -166,7 +168,9 @@ Test(layout, sizes_that_overflow_are_refused)
     struct plan *plan = build(&g);
     size_t *offsets = calloc(plan->buffer_count, sizeof(*offsets)), total;
     struct cvd_error err = {0};
-    cr_assert_eq(plan_layout(plan, INT64_MAX / 4, offsets, &total, &err), CVD_STATUS_OUT_OF_MEMORY);
+    cr_assert_eq(plan_layout(plan, &(struct plan_batch){.images = INT64_MAX / 4, .part = 1},
+                             offsets, &total, &err),
+                 CVD_STATUS_OUT_OF_MEMORY);
     cr_assert_not_null(strstr(err.message, "images"));
     free(offsets);
     plan_destroy(plan);
