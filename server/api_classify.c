@@ -24,7 +24,8 @@ enum { INLINE_BODY_BYTES = 32 * 1024, INLINE_COST_NS = 200000, DEFAULT_TOP = 5 }
 struct classify {
     struct cvd_job job; /* the first: run_job() is handed its address */
     struct request *rq;
-    struct registry_model *model;
+    struct registry_model *model; /* held until there is a reply: how long a client takes to read it
+                                     must not keep a model in memory that was replaced */
     struct classify_limits limits;
     size_t top; /* classes to report */
     struct classify_body body;
@@ -38,9 +39,6 @@ static void classify_state_free(void *state)
 {
     struct classify *c = state;
     classify_free(&c->body);
-    if (c->model) {
-        registry_release(c->model);
-    }
     free(c->input);
     free(c);
 }
@@ -165,8 +163,14 @@ static void answer(struct classify *c)
     reply_json_take(rq, 200, t.data, t.len);
 }
 
-/* On a worker, when the images are computed or given up. The request may be gone, and `c` with it,
- * as soon as it is completed. */
+/* A deferred request has its reply; it may be gone, and `c` with it, at once. */
+static void complete(struct classify *c)
+{
+    registry_release(c->model);
+    request_complete(c->rq);
+}
+
+/* On a worker, when the images are computed or given up. */
 static void computed(struct batch_ticket *ticket)
 {
     struct classify *c = ticket->cookie;
@@ -196,7 +200,7 @@ static void computed(struct batch_ticket *ticket)
         reply_error(rq, 500, "internal_error", "the model could not be run");
         break;
     }
-    request_complete(rq);
+    complete(c);
 }
 
 /* ---------------------------------------------------------------- decoding and queueing */
@@ -277,7 +281,7 @@ static void submit(struct classify *c)
     /* Once accepted, another thread may have completed the request already. */
     if (admission != BATCH_ACCEPTED) {
         refuse_admission(c, admission);
-        request_complete(rq);
+        complete(c);
     }
 }
 
@@ -287,7 +291,7 @@ static void run_job(struct cvd_job *job)
     if (still_wanted(c) && (c->body_is_read || read_body(c)) && decode(c)) {
         submit(c);
     } else {
-        request_complete(c->rq);
+        complete(c);
     }
 }
 
@@ -420,5 +424,9 @@ enum request_result api_classify(struct request *rq)
         fault = (struct classify_fault){503, "out_of_memory", "no memory for this request"};
         return refuse(rq, &fault);
     }
-    return begin(c);
+    enum request_result result = begin(c);
+    if (result == REQUEST_DONE) {
+        registry_release(model);
+    }
+    return result;
 }
