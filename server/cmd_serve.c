@@ -2,9 +2,9 @@
  * convd serve: the daemon's life, from its options to its last request.
  *
  * It listens first and loads its models after, so that probes are answered from the start. The main
- * thread then waits for a signal; all other threads have signals blocked. After SIGTERM it goes on
- * accepting for drain-delay, while load balancers learn from /readyz that it is leaving, then
- * refuses new work and finishes what it has.
+ * thread then waits for a signal; all other threads have signals blocked. SIGHUP has the models
+ * read again. After SIGTERM it goes on accepting for drain-delay, while load balancers learn from
+ * /readyz that it is leaving, then refuses new work and finishes what it has.
  */
 #include "server/app.h"
 #include "server/clock.h"
@@ -57,25 +57,37 @@ static void on_stop_signals(void (*handler)(int))
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-/* Blocks what the main thread waits for, before any other thread exists and inherits the mask. */
+/* What the main thread waits for. SIGHUP is never unblocked: one that comes while models are being
+ * loaded waits until they are, one that comes while the daemon stops is not heard. */
+static void awaited_signals(sigset_t *set)
+{
+    stop_signals(set);
+    sigaddset(set, SIGHUP);
+}
+
+/* Before any other thread exists and inherits the mask. */
 static void prepare_signals(void)
 {
     sigset_t set;
 
-    stop_signals(&set);
+    awaited_signals(&set);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGHUP, SIG_IGN);
 }
 
-static const char *wait_for_stop(void)
+static const char *wait_for_stop(struct app *app)
 {
     sigset_t set;
     int signal = 0;
 
-    stop_signals(&set);
-    while (sigwait(&set, &signal) != 0)
-        continue;
+    awaited_signals(&set);
+    while (sigwait(&set, &signal) != 0 || signal == SIGHUP) {
+        if (signal == SIGHUP) {
+            log_event(app->log, LOG_INFO, "reloading",
+                      (const struct log_field[]){{"signal", "SIGHUP"}, {NULL, NULL}});
+            registry_reload(app->registry);
+        }
+    }
     return signal == SIGINT ? "SIGINT" : "SIGTERM";
 }
 
@@ -169,7 +181,7 @@ static int serve(const struct config *config, struct log *log, uint64_t begin_ns
     snprintf(took, sizeof took, "%.1f", (double)(clock_ns() - begin_ns) / 1e6);
     log_event(log, LOG_INFO, "ready", (const struct log_field[]){{"#ms", took}, {NULL, NULL}});
 
-    const char *why = wait_for_stop();
+    const char *why = wait_for_stop(&app);
     on_stop_signals(exit_failure);
     drain(&app, http, why);
     result = 0;

@@ -1,6 +1,7 @@
 /*
  * The model repository: which models and versions are served, each with its preprocessing, labels
- * and batcher. Entries are reference-counted: a request keeps the version it began with alive.
+ * and batcher. Entries are reference-counted: a request keeps the model it began with alive, also
+ * when a reload puts another one in its place.
  */
 #ifndef CONVD_SERVER_REGISTRY_H
 #define CONVD_SERVER_REGISTRY_H
@@ -47,6 +48,15 @@ struct registry *registry_create(struct cvd_engine *engine, const struct config 
  * is reported and skipped; an error only when nothing can be served. */
 enum cvd_status registry_load(struct registry *r, struct cvd_error *err);
 
+/*
+ * Has the model folder read again, by a thread of the registry's own; returns at once. What is new
+ * or has changed is loaded and warmed up and then takes the place of what was there, which is freed
+ * when its last request is done; what is gone from the folder is no longer served. A model that
+ * cannot be loaded is reported and stays as it was. What is asked for during a reload becomes one
+ * more reload. After registry_load() has succeeded.
+ */
+void registry_reload(struct registry *r);
+
 /* Drops every model once its requests are done. NULL is allowed. */
 void registry_destroy(struct registry *r);
 
@@ -58,7 +68,6 @@ void registry_release(struct registry_model *m);
 /* Calls fn for every loaded version in a fixed order. */
 void registry_each(struct registry *r, void (*fn)(const struct registry_model *m, void *cookie),
                    void *cookie);
-const char *registry_default(struct registry *r);
 
 /* Softmax over one image's `classes` values, in place, in double precision. */
 void registry_softmax(float *values, size_t classes);

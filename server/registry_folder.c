@@ -224,3 +224,68 @@ enum cvd_status folder_scan(const char *folder, const struct folder_visitor *v,
     free(entries);
     return CVD_STATUS_OK;
 }
+
+/* ---- what has changed ---- */
+
+/* What of a model's own folder its answers may depend on, other than the model file itself. */
+static int beside_model(const struct dirent *e)
+{
+    size_t len = strlen(e->d_name);
+    return visible(e) && (len < 5 || strcmp(e->d_name + len - 5, ".onnx") != 0);
+}
+
+/* The time of the last change of status as well: a file that was renamed into the place of another
+ * may have that one's old inode, and `cp -p` and `rsync -t` set the other time. */
+static void print_file(FILE *out, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISREG(st.st_mode))
+        fprintf(out, "%s: %ju:%ju, %jd bytes, %jd.%09ld, %jd.%09ld\n", path, (uintmax_t)st.st_dev,
+                (uintmax_t)st.st_ino, (intmax_t)st.st_size, (intmax_t)st.st_mtim.tv_sec,
+                st.st_mtim.tv_nsec, (intmax_t)st.st_ctim.tv_sec, st.st_ctim.tv_nsec);
+}
+
+static void print_files(FILE *out, const char *file)
+{
+    struct dirent **entries;
+    int folder_len = (int)(strrchr(file, '/') - file);
+    char *folder, *path;
+    print_file(out, file);
+    if (asprintf(&folder, "%.*s", folder_len, file) < 0)
+        return;
+    int n = scandir(folder, &entries, beside_model, alphasort);
+    for (int i = 0; i < n; i++) {
+        path = join(folder, entries[i]->d_name);
+        if (path)
+            print_file(out, path);
+        free(path);
+        free(entries[i]);
+    }
+    if (n >= 0)
+        free(entries);
+    free(folder);
+}
+
+char *source_identity(const struct source *source, const struct settings *s)
+{
+    char *text = NULL;
+    size_t len;
+    FILE *out = open_memstream(&text, &len);
+    if (!out)
+        return NULL;
+    fprintf(out, "labels %s, input %s, softmax %d, batches %u, %ju ns\n",
+            s->labels ? s->labels : "", s->input ? s->input : "", (int)s->softmax, s->max_batch,
+            (uintmax_t)s->max_delay_ns);
+    if (source->file)
+        print_files(out, source->file);
+    if (source->folder) {
+        char *labels = join(source->folder, s->labels ? s->labels : "labels.txt");
+        if (labels)
+            print_file(out, labels);
+        free(labels);
+    }
+    if (fclose(out) == 0)
+        return text;
+    free(text);
+    return NULL;
+}

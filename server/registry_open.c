@@ -179,34 +179,29 @@ void source_close(struct registry_model *m)
     *m = (struct registry_model){0};
 }
 
-enum cvd_status source_warm_up(const struct registry_model *m, unsigned max_batch,
-                               struct cvd_error *err)
+enum cvd_status source_warm_up(const struct registry_model *m, struct cvd_error *err)
 {
-    int64_t fixed = cvd_model_fixed_batch(m->model);
-    size_t most = fixed ? (size_t)fixed : max_batch;
+    int64_t fixed = cvd_model_fixed_batch(m->model), batch = fixed ? fixed : 1;
     struct cvd_session *session = NULL;
-    float *input = calloc(most, m->input_elements * sizeof *input);
-    float *output = calloc(most, m->classes * sizeof *output);
+    float *input = calloc((size_t)batch, m->input_elements * sizeof *input);
+    float *output = calloc((size_t)batch, m->classes * sizeof *output);
     void **outputs = calloc(cvd_model_output_count(m->model), sizeof *outputs);
     enum cvd_status status;
     if (!input || !output || !outputs)
-        status = cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "no memory for a batch of %zu images",
-                               most);
+        status = cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY,
+                               "no memory for a batch of %lld images", (long long)batch);
     else
-        status = cvd_session_create(m->model, (int64_t)most, &session, err);
-    for (size_t batch = fixed ? most : 1; status == CVD_STATUS_OK; batch = most) {
-        const void *inputs[] = {input};
+        status = cvd_session_create(m->model, batch, &session, err);
+    if (status == CVD_STATUS_OK) {
         outputs[0] = output; /* the others are not wanted */
-        status = cvd_session_run(session, (int64_t)batch, inputs, outputs, err);
-        for (size_t i = 0; status == CVD_STATUS_OK && i < batch * m->classes; i++)
-            if (!isfinite(output[i]))
-                status = cvd_error_set(err, CVD_STATUS_INVALID_MODEL,
-                                       "%s: the answer for an image of zeros is not finite: "
-                                       "class %zu is %g",
-                                       m->source, i % m->classes, (double)output[i]);
-        if (batch == most)
-            break;
+        status = cvd_session_run(session, batch, (const void *[]){input}, outputs, err);
     }
+    for (size_t i = 0; status == CVD_STATUS_OK && i < (size_t)batch * m->classes; i++)
+        if (!isfinite(output[i]))
+            status = cvd_error_set(err, CVD_STATUS_INVALID_MODEL,
+                                   "%s: the answer for an image of zeros is not finite: class %zu "
+                                   "is %g",
+                                   m->source, i % m->classes, (double)output[i]);
     cvd_session_destroy(session);
     free(outputs);
     free(output);

@@ -19,6 +19,13 @@ struct source {
     char *folder; /* where config.json and labels.txt may be, or NULL */
 };
 
+/*
+ * What tells one state of a version's files from another: path, inode, size and times of the ONNX
+ * file, of what lies beside it (external data) and of the settings. Malloc'ed; NULL when there is
+ * no memory. To be taken before the files are read: a change during that shows the next time.
+ */
+char *source_identity(const struct source *source, const struct settings *settings);
+
 /* Fills *m, which is cleared first: the model, its labels and preprocessing; no batcher. */
 enum cvd_status source_open(struct cvd_engine *engine, const struct source *source,
                             const struct settings *settings, struct registry_model *m,
@@ -27,9 +34,9 @@ enum cvd_status source_open(struct cvd_engine *engine, const struct source *sour
 /* Frees what *m points to, except its batcher and metrics. */
 void source_close(struct registry_model *m);
 
-/* Runs an image of zeros and a full batch of them. INVALID_MODEL when the answer is not finite. */
-enum cvd_status source_warm_up(const struct registry_model *m, unsigned max_batch,
-                               struct cvd_error *err);
+/* Runs an image of zeros: one, because an answer does not depend on the batch, and a large batch
+ * would keep the workers from requests. INVALID_MODEL when the answer is not finite. */
+enum cvd_status source_warm_up(const struct registry_model *m, struct cvd_error *err);
 
 /* One model of a folder: its settings and the versions to load, oldest first. */
 struct folder_model {

@@ -1,11 +1,12 @@
 /* The model repository: opening one model, reading its settings, loading a folder of them. */
 #include "server/clock.h"
 #include "server/registry.h"
-#include "server/registry_settings.h"
+#include "server/registry_source.h"
 
 #include "tests/unit/classifier_model.h"
 
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -349,7 +350,6 @@ Test(registry, all_layouts_of_a_folder)
     cr_assert_eq(registry_load(r, &err), CVD_STATUS_OK, "%s", err.message);
     expect_models(r, "foldered:1 latest:10 lenet5:1 listed:1 listed:3 plain:1 versions:2 "
                      "versions:10 ");
-    cr_expect_str_eq(registry_default(r), "lenet5");
     expect_acquired(r, NULL, NULL, "lenet5", "1");
     expect_acquired(r, "versions", NULL, "versions", "10");
     expect_acquired(r, "versions", "2", "versions", "2");
@@ -391,7 +391,6 @@ Test(registry, the_only_model_of_the_folder_is_the_default)
     struct registry *r = serve();
     cr_assert_eq(registry_load(r, &err), CVD_STATUS_OK, "%s", err.message);
     expect_models(r, "lenet5:1 mine:1 mine:2 ");
-    cr_expect_str_eq(registry_default(r), "mine");
     expect_acquired(r, NULL, NULL, "mine", "2");
     expect_acquired(r, NULL, "1", "mine", "1");
     struct registry_model *m = registry_acquire(r, "mine", "1"),
@@ -410,7 +409,7 @@ Test(registry, the_default_can_be_chosen)
     config.default_model = (char *)(uintptr_t) "b";
     struct registry *r = serve();
     cr_assert_eq(registry_load(r, &err), CVD_STATUS_OK, "%s", err.message);
-    cr_expect_str_eq(registry_default(r), "b");
+    expect_acquired(r, NULL, NULL, "b", "1");
     end(r);
     config.default_model = (char *)(uintptr_t) "c";
     r = serve();
@@ -488,4 +487,228 @@ Test(registry, destroying_waits_for_requests)
     free(page);
     metrics_destroy(metrics);
     log_destroy(lines);
+}
+
+/* ---- loading again ---- */
+
+static void load_again(struct registry *r)
+{
+    cr_assert_eq(registry_load(r, &err), CVD_STATUS_OK, "%s", err.message);
+}
+
+/* Replaces a model in one step, as a deployment should. `label` is that of its first class. */
+static void replace_model(const char *name, const char *label)
+{
+    char labels[64];
+    snprintf(labels, sizeof labels, "[\"%s\",\"b\",\"c\",\"d\",\"e\"]", label);
+    put_model(".new", &(struct classifier_options){.labels = labels});
+    cr_assert_eq(rename(at(".new"), at(name)), 0);
+}
+
+static void expect_label(struct registry *r, const char *name, const char *label)
+{
+    struct registry_model *m = registry_acquire(r, name, NULL);
+    cr_assert_not_null(m, "%s", name);
+    cr_expect_str_eq(m->labels ? m->labels[0] : "none", label, "%s", name);
+    registry_release(m);
+}
+
+static void expect_loaded(const char *name, const char *version, int loaded)
+{
+    char series[128];
+    size_t len;
+    char *page = metrics_text(metrics, &len);
+    snprintf(series, sizeof series, "convd_model_loaded{model=\"%s\",version=\"%s\"} %d\n", name,
+             version, loaded);
+    cr_expect_not_null(strstr(page, series), "%s", series);
+    free(page);
+}
+
+Test(registry, loading_again_changes_what_has_changed, .timeout = 60)
+{
+    put_model("same.onnx", NULL);
+    put_model("changed/1/model.onnx", NULL);
+    put_model("gone/1/model.onnx", NULL);
+    put_model("gone/2/model.onnx", NULL);
+    put_text("gone/config.json", "{\"versions\":\"all\"}");
+    put_model("newer/9/model.onnx", NULL);
+    put_model("settings/model.onnx", NULL);
+    put_model("labels/model.onnx", NULL);
+    struct registry *r = serve();
+    load_again(r);
+    expect_models(r, "changed:1 gone:1 gone:2 labels:1 lenet5:1 newer:9 same:1 settings:1 ");
+    /* A model that is held cannot be replaced: that would wait for ever here. */
+    struct registry_model *same = registry_acquire(r, "same", NULL),
+                          *builtin = registry_acquire(r, "lenet5", NULL);
+    replace_model("changed/1/model.onnx", "A");
+    cr_assert_eq(remove(at("gone/1/model.onnx")), 0);
+    put_text("gone/config.json", "{}");
+    put_model("newer/10/model.onnx", NULL);
+    put_model("added.onnx", NULL);
+    put_text("settings/config.json", "{\"batching\":{\"max_batch_size\":3}}");
+    put_text("labels/labels.txt", "one\ntwo\nthree\nfour\nfive\n");
+    load_again(r);
+    expect_models(r, "added:1 changed:1 gone:2 labels:1 lenet5:1 newer:10 same:1 settings:1 ");
+    expect_label(r, "changed", "A");
+    expect_label(r, "labels", "one");
+    struct registry_model *settings = registry_acquire(r, "settings", NULL);
+    cr_expect_eq(settings->max_batch, 3);
+    registry_release(settings);
+    expect_loaded("changed", "1", 1);
+    expect_loaded("newer", "9", 0);
+    expect_loaded("newer", "10", 1);
+    expect_loaded("gone", "1", 0);
+    expect_loaded("gone", "2", 1);
+    registry_release(same);
+
+    cr_assert_eq(nftw(at("gone"), remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+    cr_assert_eq(remove(at("same.onnx")), 0);
+    load_again(r);
+    expect_models(r, "added:1 changed:1 labels:1 lenet5:1 newer:10 settings:1 ");
+    registry_release(builtin);
+    end(r);
+}
+
+/* A file with the old size and times, and data beside the model. */
+Test(registry, changes_that_are_easy_to_overlook)
+{
+    put_model("flat.onnx", NULL);
+    put_model("model/1/model.onnx", NULL);
+    put_text("model/1/weights.bin", "1");
+    const struct settings settings = {.max_delay_ns = REGISTRY_NO_DELAY};
+    const char *files[] = {at("flat.onnx"), at("model/1/model.onnx")};
+    char *before[2], *after[2];
+    for (int i = 0; i < 2; i++) {
+        struct source source = {.file = (char *)(uintptr_t)files[i]};
+        before[i] = source_identity(&source, &settings);
+        after[i] = source_identity(&source, &settings);
+        cr_assert(before[i] && after[i]);
+        cr_expect_str_eq(before[i], after[i]);
+        free(after[i]);
+    }
+    struct stat st;
+    cr_assert_eq(stat(files[0], &st), 0);
+    put_model("flat.onnx", &(struct classifier_options){.bias = 2});
+    cr_assert_eq(utimensat(AT_FDCWD, files[0], (struct timespec[]){st.st_atim, st.st_mtim}, 0), 0);
+    put_text("model/1/weights.bin", "22");
+    for (int i = 0; i < 2; i++) {
+        struct source source = {.file = (char *)(uintptr_t)files[i]};
+        after[i] = source_identity(&source, &settings);
+        cr_expect_str_neq(before[i], after[i]);
+        free(before[i]);
+        free(after[i]);
+    }
+}
+
+Test(registry, what_fails_to_load_again_stays_as_it_was)
+{
+    put_model("corrupt/1/model.onnx", NULL);
+    replace_model("corrupt/1/model.onnx", "A");
+    put_model("infinite.onnx", NULL);
+    put_model("newer/1/model.onnx", NULL);
+    put_model("config/model.onnx", NULL);
+    put_model("emptied/model.onnx", NULL);
+    put_model("all/1/model.onnx", NULL);
+    put_model("all/2/model.onnx", NULL);
+    put_text("all/config.json", "{\"versions\":\"all\"}");
+    struct registry *r = serve();
+    load_again(r);
+    static const char served[] =
+        "all:1 all:2 config:1 corrupt:1 emptied:1 infinite:1 lenet5:1 newer:1 ";
+    expect_models(r, served);
+    put_text("corrupt/1/model.onnx", "broken");
+    put_model("infinite.onnx", &(struct classifier_options){.bias = 3e38f});
+    put_text("newer/2/model.onnx", "broken");
+    put_text("config/config.json", "{");
+    cr_assert_eq(remove(at("emptied/model.onnx")), 0);
+    cr_assert_eq(remove(at("all/1/model.onnx")), 0);
+    put_text("all/2/model.onnx", "broken");
+    put_text("lenet5.onnx", "broken");
+    for (int i = 0; i < 3; i++) {
+        load_again(r);
+        expect_models(r, served);
+        expect_label(r, "corrupt", "A");
+    }
+    expect_loaded("corrupt", "1", 1);
+    expect_loaded("infinite", "1", 1);
+    /* A folder that cannot be read is no empty folder. */
+    config.models = (char *)(uintptr_t) "/nonexistent/models";
+    cr_expect_eq(registry_load(r, &err), CVD_STATUS_IO);
+    expect_models(r, served);
+    config.models = folder;
+    replace_model("corrupt/1/model.onnx", "B");
+    load_again(r);
+    expect_models(r, served);
+    expect_label(r, "corrupt", "B");
+    end(r);
+}
+
+Test(registry, the_default_follows_the_folder)
+{
+    put_model("mine.onnx", NULL);
+    struct registry *r = serve();
+    load_again(r);
+    expect_acquired(r, NULL, NULL, "mine", "1");
+    put_text("mine.onnx", "broken");
+    put_text("lenet5.onnx", "broken");
+    load_again(r);
+    expect_acquired(r, NULL, NULL, "mine", "1");
+    cr_assert_eq(remove(at("mine.onnx")), 0);
+    cr_assert_eq(remove(at("lenet5.onnx")), 0);
+    put_model("yours.onnx", NULL);
+    load_again(r);
+    expect_models(r, "lenet5:1 yours:1 ");
+    expect_acquired(r, NULL, NULL, "yours", "1");
+    put_model("third.onnx", NULL);
+    load_again(r);
+    expect_acquired(r, NULL, NULL, "lenet5", "1");
+    put_model("lenet5/8/model.onnx", NULL);
+    load_again(r);
+    expect_models(r, "lenet5:8 third:1 yours:1 ");
+    expect_acquired(r, NULL, NULL, "lenet5", "8");
+    cr_assert_eq(nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+    cr_assert_eq(mkdir(folder, 0700), 0);
+    load_again(r);
+    expect_models(r, "lenet5:1 ");
+    end(r);
+}
+
+static bool label_becomes(struct registry *r, const char *label)
+{
+    for (int ms = 0; ms < 20000; ms++) {
+        struct registry_model *m = registry_acquire(r, "mine", NULL);
+        bool good = strcmp(m->labels[0], label) == 0;
+        registry_release(m);
+        if (good)
+            return true;
+        usleep(1000);
+    }
+    return false;
+}
+
+/* The new model is served while a request still holds the old one, which works to the end. */
+Test(registry, a_reload_happens_beside_requests, .timeout = 60)
+{
+    static float input[16], output[5];
+    struct batch_ticket ticket = {
+        .input = input, .output = output, .images = 1, .done = release_held};
+    replace_model("mine.onnx", "A");
+    struct registry *r = serve();
+    load_again(r);
+    held = registry_acquire(r, "mine", NULL);
+    replace_model("mine.onnx", "B");
+    for (int i = 0; i < 100; i++)
+        registry_reload(r);
+    cr_assert(label_becomes(r, "B"));
+    replace_model("mine.onnx", "C");
+    registry_reload(r);
+    usleep(20000);
+    expect_label(r, "mine", "B"); /* the next pass begins when the first one is over */
+    cr_expect_str_eq(held->labels[0], "A");
+    cr_assert_eq(batch_submit(held->batcher, &ticket), BATCH_ACCEPTED);
+    cr_assert(label_becomes(r, "C"));
+    cr_expect(answered);
+    for (int i = 0; i < 10; i++)
+        registry_reload(r);
+    end(r);
 }
