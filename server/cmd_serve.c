@@ -151,7 +151,7 @@ static int serve(const struct config *config, struct log *log, uint64_t begin_ns
     struct app app = {.config = config, .log = log};
     struct cvd_settings settings;
     struct cvd_error err = {0};
-    struct http *http = NULL;
+    struct http *http = NULL, *admin = NULL;
     int result = 1;
     char took[32];
 
@@ -168,9 +168,15 @@ static int serve(const struct config *config, struct log *log, uint64_t begin_ns
         cvd_error_set(&err, CVD_STATUS_OUT_OF_MEMORY, "out of memory");
         goto done;
     }
-    if (http_start(&app, &http, &err) != CVD_STATUS_OK)
+    if (http_start(&app, HTTP_DATA, &http, &err) != CVD_STATUS_OK)
         goto done;
     announce(&app, http);
+    if (config->admin_listen) {
+        if (http_start(&app, HTTP_ADMIN, &admin, &err) != CVD_STATUS_OK)
+            goto done;
+        log_event(log, LOG_INFO, "admin listening",
+                  (const struct log_field[]){{"address", http_address(admin)}, {NULL, NULL}});
+    }
 
     on_stop_signals(exit_success);
     enum cvd_status loaded = registry_load(app.registry, &err);
@@ -189,6 +195,7 @@ done:
     if (result != 0)
         log_printf(log, LOG_ERROR, "%s", err.message);
     http_stop(http);
+    http_stop(admin); /* the last to go: /livez is true until here */
     registry_destroy(app.registry);
     metrics_destroy(app.metrics);
     cvd_engine_destroy(app.engine);

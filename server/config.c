@@ -49,6 +49,8 @@ struct option {
 static const struct option options[] = {
     {"listen", ADDRESS, AT(listen), 0, 0, "127.0.0.1:8080", "ADDR:PORT",
      "where to listen; port 0: any free one, no ADDR: everywhere"},
+    {"admin-listen", ADDRESS, AT(admin_listen), 0, 0, NULL, "ADDR:PORT",
+     "probes and metrics here too, apart from other traffic"},
     {"models", STRING, AT(models), 0, 0, NULL, "DIR", "folder of models to serve"},
     {"default-model", STRING, AT(default_model), 0, 0, NULL, "NAME",
      "model that /classify uses when none is named"},

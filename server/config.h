@@ -20,7 +20,8 @@ enum config_log_format { LOG_TEXT, LOG_JSON };
 
 struct config {
     char *listen; /* "ADDR:PORT", "[V6]:PORT", ":PORT" = every address; port 0 = any free one */
-    char *models; /* model folder or NULL */
+    char *admin_listen;  /* the same for probes and metrics alone, or NULL */
+    char *models;        /* model folder or NULL */
     char *default_model; /* or NULL */
     unsigned threads;    /* 0 = as many as the cgroup allows */
     unsigned io_threads;

@@ -86,12 +86,15 @@ static void request_completed(void *cls, struct MHD_Connection *con, void **con_
 static enum cvd_status daemon_start(struct http *h, struct cvd_error *err)
 {
     const struct config *config = h->app->config;
+    bool data = h->role == HTTP_DATA;
+    unsigned per_ip = data ? config->max_connections_per_ip : 0;
+    unsigned io_threads = data ? config->io_threads : 1;
     intptr_t idle_s = (intptr_t)((config->idle_timeout_ns + 999999999u) / 1000000000u);
     struct MHD_OptionItem options[] = {
         {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)library_message, h}, /* first: it logs the others */
         {MHD_OPTION_LISTEN_SOCKET, h->listen_fd, NULL},
         {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)h->table_size, NULL},
-        {MHD_OPTION_PER_IP_CONNECTION_LIMIT, (intptr_t)config->max_connections_per_ip, NULL},
+        {MHD_OPTION_PER_IP_CONNECTION_LIMIT, (intptr_t)per_ip, NULL},
         {MHD_OPTION_CONNECTION_TIMEOUT, idle_s, NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY_BYTES, NULL},
         {MHD_OPTION_THREAD_STACK_SIZE, THREAD_STACK_BYTES, NULL},
@@ -101,8 +104,7 @@ static enum cvd_status daemon_start(struct http *h, struct cvd_error *err)
         {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)connection_changed, h},
         {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)request_completed, h},
         /* A pool of one thread would only be a warning. */
-        {config->io_threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END,
-         (intptr_t)config->io_threads, NULL},
+        {io_threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, (intptr_t)io_threads, NULL},
         {MHD_OPTION_END, 0, NULL},
     };
 
@@ -117,7 +119,8 @@ static enum cvd_status daemon_start(struct http *h, struct cvd_error *err)
     return CVD_STATUS_OK;
 }
 
-enum cvd_status http_start(struct app *app, struct http **out, struct cvd_error *err)
+enum cvd_status http_start(struct app *app, enum http_role role, struct http **out,
+                           struct cvd_error *err)
 {
     struct http *h = calloc(1, sizeof *h);
     enum cvd_status rc;
@@ -125,6 +128,7 @@ enum cvd_status http_start(struct app *app, struct http **out, struct cvd_error 
     if (!h)
         return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "out of memory");
     h->app = app;
+    h->role = role;
     h->listen_fd = h->guard_epoll = h->guard_wake = -1;
     pthread_mutex_init(&h->lock, NULL);
     if (getrandom(&h->id_seed, sizeof h->id_seed, GRND_NONBLOCK) != (ssize_t)sizeof h->id_seed)
@@ -138,7 +142,7 @@ enum cvd_status http_start(struct app *app, struct http **out, struct cvd_error 
                            h->table_size);
         goto fail;
     }
-    rc = listen_open(h, app->config->listen, err);
+    rc = listen_open(h, role == HTTP_DATA ? app->config->listen : app->config->admin_listen, err);
     if (rc == CVD_STATUS_OK)
         rc = guard_start(h, err);
     if (rc == CVD_STATUS_OK)

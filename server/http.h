@@ -12,8 +12,16 @@
 
 struct http;
 
+/* Whom a daemon is for. The two share nothing but the app: threads, connections and their limits
+ * are each one's own. */
+enum http_role {
+    HTTP_DATA, /* everybody, on `listen`: all routes */
+    HTTP_ADMIN /* operators and their machines, on `admin-listen`: what can be asked without work */
+};
+
 /* Listens and answers. The address really bound (port 0 resolved) is in http_address(). */
-enum cvd_status http_start(struct app *app, struct http **out, struct cvd_error *err);
+enum cvd_status http_start(struct app *app, enum http_role role, struct http **out,
+                           struct cvd_error *err);
 const char *http_address(const struct http *h);
 
 /* Requests for work that were accepted and not yet answered. */

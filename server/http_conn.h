@@ -10,6 +10,7 @@
 #ifndef CONVD_SERVER_HTTP_CONN_H
 #define CONVD_SERVER_HTTP_CONN_H
 
+#include "server/http.h"
 #include "server/inflate.h"
 #include "server/request.h"
 
@@ -26,6 +27,7 @@
 #define DRAIN_LIMIT_BYTES (64u << 20)
 #define WRITE_LIMIT_MS    30000u
 #define SURPLUS_IDLE_MS   2000u /* a connection beyond max-connections that asks nothing */
+#define ADMIN_CONNECTIONS 64u   /* of the daemon on admin-listen */
 
 /* What a connection is doing, as far as the guard is concerned. */
 enum conn_phase {
@@ -91,6 +93,7 @@ struct conn {
 
 struct http {
     struct app *app;
+    enum http_role role;
     struct MHD_Daemon *daemon;
     int listen_fd; /* the daemon's, once there is one */
     char address[80];
@@ -159,7 +162,7 @@ void body_free(struct conn *c);
 
 /* Opens the listening socket and fills h->address. */
 enum cvd_status listen_open(struct http *h, const char *address, struct cvd_error *err);
-/* Settles max_connections and table_size by what RLIMIT_NOFILE allows. */
+/* Settles max_connections and table_size, for data by what RLIMIT_NOFILE allows. */
 enum cvd_status listen_limits(struct http *h, struct cvd_error *err);
 
 /* ---- http_request.c: libmicrohttpd's callbacks for one request ---- */

@@ -15,6 +15,8 @@
 
 #define BACKLOG           4096
 #define SPARE_DESCRIPTORS 32 /* for everything that is not a connection or an I/O thread */
+#define ADMIN_TABLE       (ADMIN_CONNECTIONS + ADMIN_CONNECTIONS / 4)
+#define ADMIN_DESCRIPTORS (ADMIN_TABLE + 8)
 
 /* Accepted sockets inherit these. A peer that vanished without a word is found within a minute,
  * whether we wait for its bytes (keep-alive probes) or it for ours (user timeout). */
@@ -103,6 +105,13 @@ enum cvd_status listen_limits(struct http *h, struct cvd_error *err)
     unsigned table = wanted + wanted / 4 + 64;
     struct rlimit limit;
 
+    if (h->role == HTTP_ADMIN) { /* what the other daemon has left for this one */
+        h->max_connections = ADMIN_CONNECTIONS;
+        h->table_size = ADMIN_TABLE;
+        return CVD_STATUS_OK;
+    }
+    if (config->admin_listen)
+        spare += ADMIN_DESCRIPTORS;
     h->max_connections = wanted;
     h->table_size = table;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)

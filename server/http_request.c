@@ -186,6 +186,8 @@ static bool refuse_target(struct request *rq, struct conn *c)
                     REQUEST_MAX_QUERY);
         return true;
     }
+    if (rq->route && !rq->route->admin && c->http->role == HTTP_ADMIN)
+        rq->route = NULL;
     if (!rq->route) {
         reply_error(rq, 404, "not_found", "there is nothing at this path");
         return true;

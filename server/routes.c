@@ -5,21 +5,22 @@
 
 #include <string.h>
 
-#define GET_ONLY METHOD_GET | METHOD_HEAD, "GET, HEAD", false
-#define UPLOAD   METHOD_POST | METHOD_PUT, "POST, PUT", true
+#define GET_ONLY  METHOD_GET | METHOD_HEAD, "GET, HEAD", false, false
+#define ADMIN_GET METHOD_GET | METHOD_HEAD, "GET, HEAD", false, true
+#define UPLOAD    METHOD_POST | METHOD_PUT, "POST, PUT", true, false
 
 const struct route routes[] = {
     {"/", "/", GET_ONLY, api_index},
     {"/classify", "/classify", UPLOAD, api_classify},
     {"/classify/*", "/classify/{model}", UPLOAD, api_classify},
     {"/classify/*/*", "/classify/{model}/{version}", UPLOAD, api_classify},
-    {"/models", "/models", GET_ONLY, api_models},
-    {"/models/*", "/models/{model}", GET_ONLY, api_model},
-    {"/livez", "/livez", GET_ONLY, api_livez},
-    {"/readyz", "/readyz", GET_ONLY, api_readyz},
-    {"/healthz", "/healthz", GET_ONLY, api_readyz},
-    {"/ping", "/ping", GET_ONLY, api_ping},
-    {"/metrics", "/metrics", GET_ONLY, api_metrics},
+    {"/models", "/models", ADMIN_GET, api_models},
+    {"/models/*", "/models/{model}", ADMIN_GET, api_model},
+    {"/livez", "/livez", ADMIN_GET, api_livez},
+    {"/readyz", "/readyz", ADMIN_GET, api_readyz},
+    {"/healthz", "/healthz", ADMIN_GET, api_readyz},
+    {"/ping", "/ping", ADMIN_GET, api_ping},
+    {"/metrics", "/metrics", ADMIN_GET, api_metrics},
 };
 const size_t routes_count = sizeof routes / sizeof *routes;
 

@@ -14,6 +14,7 @@ struct route {
     unsigned methods;    /* METHOD_* bits; HEAD is allowed wherever GET is */
     const char *allow;   /* the Allow header for them */
     bool takes_body;     /* false: a body is refused before it is read */
+    bool admin;          /* on admin-listen too */
     enum request_result (*handler)(struct request *rq);
 };
 

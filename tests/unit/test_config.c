@@ -81,6 +81,7 @@ Test(config, defaults)
 {
     cr_assert_eq(LOAD(NULL), 0, "%s", errors);
     cr_expect_str_eq(config.listen, "127.0.0.1:8080");
+    cr_expect_null(config.admin_listen);
     cr_expect_null(config.models);
     cr_expect_null(config.default_model);
     cr_expect_eq(config.threads, 0);
@@ -228,6 +229,7 @@ Test(config, environment)
     cr_assert_eq(LOAD(NULL), 0, "%s", errors);
     cr_expect_eq(config.max_batch, 8);
     cr_expect_not(config.access_log);
+    cr_expect_null(config.admin_listen);
     cr_expect_null(config.models);
     clean();
     setenv("CONVD_MAX_BATCH", "zero", 1);
