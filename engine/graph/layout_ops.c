@@ -76,8 +76,9 @@ static bool view_node(const struct layout *l, const struct graph_node *node, str
 
 /* ---- convolutions ---- */
 
-/* Whether Winograd's way, which has fewer multiplications but passes over more weights, takes less
- * time; and with which tiles. 0: it does not. */
+/* Winograd's way has fewer multiplications but passes over more weights: 4 times with the larger
+ * tiles, 1.8 times with the smaller. Which tiles take less time than the direct way for one image,
+ * as measured on 512 channels; 0: neither. */
 static int64_t winograd_tile(const struct layout *l, const struct graph_node *node,
                              const struct op_node *op)
 {
@@ -86,7 +87,8 @@ static int64_t winograd_tile(const struct layout *l, const struct graph_node *no
     const struct cvd_shape *y = pass_shape(l->p, node->out[0]);
     if (y == NULL || !blocked_winograd_fits(op, &gap) || w->dims[0] < 16 || w->dims[1] < 16)
         return 0;
-    return y->dims[2] >= 12 && y->dims[3] >= 12 ? 4 : 0;
+    const int64_t side = y->dims[2] < y->dims[3] ? y->dims[2] : y->dims[3];
+    return side >= 12 ? 4 : side >= 6 ? 2 : 0;
 }
 
 static bool choose_conv(const struct layout *l, const struct graph_node *node,
