@@ -1,8 +1,8 @@
 #!/bin/sh
 # Checks what the compiler does not: the direction of includes, header guards, headers that compile
-# alone, sizes of files and functions, white space, formatting, shell scripts, instruction sets
-# and mutable data in the built objects, commit messages. One line for each finding; exits with 1
-# when there is any. What cannot be checked here is said ("skipped: …").
+# alone, sizes of files and functions, white space, formatting, shell scripts, in the built
+# objects instruction sets, hot loops and mutable data, commit messages. One line for each finding;
+# exits with 1 when there is any. What cannot be checked here is said ("skipped: …").
 
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -165,31 +165,44 @@ check_scripts() {
 }
 
 # ---------------------------------------------------------------- built objects
+# One exception to "no mutable data": the hook with which tests make allocations fail.
+mutable_data() { # OBJECT SOURCE
+    objdump -t "$1" | awk -v file="$2" 'NF >= 5 && / O \.(data|bss|tdata|tbss)/ &&
+        !/\.data\.rel\.ro/ && !/ fail_(countdown|forever)$/ { print file ": mutable data: " $NF }'
+}
+
 check_objects() {
     objects=$(find build/gcc/engine build/gcc/server -name '*.o' 2>/dev/null | sort)
-    if [ -z "$objects" ] || ! command -v objdump >/dev/null; then
+    if [ -z "$objects" ]; then
         skipped "objects (nothing in build/gcc: run make first)"
         return
+    elif ! command -v objdump >/dev/null; then
+        skipped "objects (objdump is not here)"
+        return
     fi
+    machine=$(uname -m)
     for object in $objects; do
         source=${object#build/gcc/}
-        source=${source%.o}
-        [ -e "$source.c" ] || continue
+        source=${source%.o}.c
+        [ -e "$source" ] || continue
         case $source in
-        *_avx2 | *_avx512) ;;
-        *)
-            objdump -d --no-show-raw-insn "$object" | grep -qE '%[yz]mm' &&
-                echo "$source.c: AVX instructions outside the files of that level" ;;
+        engine/*) mutable_data "$object" "$source" ;;
         esac
-        case $source in
-        engine/*)
-            # One exception: the hook with which tests make allocations fail.
-            objdump -t "$object" |
-                awk -v file="$source.c" 'NF >= 5 && / O \.(data|bss|tdata|tbss)/ && !/\.data\.rel\.ro/ &&
-                    !/ fail_(countdown|forever)$/ {
-                    print file ": mutable data: " $NF }' ;;
+        case $source-$machine in
+        engine/kernels/*_avx2.c-* | engine/kernels/*_avx512.c-*) ;;
+        *-x86_64)
+            # All of AVX begins with a v, and nothing else that a compiler makes does.
+            objdump -d --no-show-raw-insn "$object" | awk -v file="$source" -F '\t' '
+                $2 ~ /^(\{[a-z]+\} )?v/ { print file ": AVX outside the files of a level: " $2
+                                          exit }' ;;
         esac
     done | report "built object"
+    if [ "$machine" = x86_64 ]; then
+        objdump -d --no-show-raw-insn build/gcc/engine/kernels/*_avx*.o |
+            awk -f tests/spills.awk | report "sums in memory"
+    else
+        skipped "instructions (this is no x86-64)"
+    fi
 }
 
 # ---------------------------------------------------------------- commits
