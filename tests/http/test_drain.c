@@ -6,27 +6,14 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <time.h>
 
 #define RAW "Content-Type: application/octet-stream\r\n"
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void pause_ms(long ms)
-{
-    nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
-}
 
 static void expect_end(struct server *s, int status, double at_least_s, double at_most_s,
                        double since)
 {
     int got = server_wait(s, at_most_s * server_slowness());
-    double took = now_s() - since;
+    double took = process_now_s() - since;
     cr_assert_eq(got, status, "status %d instead of %d:\n%s", got, status, server_log(s));
     cr_assert(took >= at_least_s, "ended after %.2f s already", took);
     cr_assert(strstr(server_log(s), "Sanitizer") == NULL, "%s", server_log(s));
@@ -92,9 +79,9 @@ Test(drain, no_request_is_lost_under_load)
         users[i] = (struct user){.server = s, .stopping = &stopping};
         cr_assert(pthread_create(&users[i].thread, NULL, use, &users[i]) == 0);
     }
-    pause_ms(300);
+    process_pause_ms(300);
     atomic_store(&stopping, true);
-    double begin = now_s();
+    double begin = process_now_s();
     server_signal(s, SIGTERM);
     unsigned answered = 0, late = 0, lost = 0, odd = 0;
     for (int i = 0; i < USERS; i++) {
@@ -117,10 +104,10 @@ Test(drain, readiness_ends_at_once_and_service_later)
 {
     struct server *s = server_start_with("--drain-delay", "1s");
     cr_assert_eq(http_get(s, "/readyz")->status, 200);
-    double begin = now_s();
+    double begin = process_now_s();
     server_signal(s, SIGTERM);
     cr_assert(server_log_wait(s, "\"draining\"", 1));
-    cr_assert(now_s() - begin < 0.5 * server_slowness());
+    cr_assert(process_now_s() - begin < 0.5 * server_slowness());
     const struct response *r = http_get(s, "/readyz");
     response_expect_error(r, 503, "draining", "/readyz");
     cr_assert(response_header(r, "Retry-After") != NULL);
@@ -145,7 +132,7 @@ Test(drain, queued_work_is_finished)
         post_raw(clients[i]);
     }
     cr_assert(http_metric_wait(s, "convd_queue_depth{model=\"lenet5\"}", 1, 100, 2));
-    double begin = now_s();
+    double begin = process_now_s();
     server_signal(s, SIGTERM);
     for (int i = 0; i < CLIENTS; i++)
         expect_digit(client_read(clients[i], false), 3, 5, "queued");
@@ -158,7 +145,7 @@ Test(drain, idle_connections_hold_nothing_up)
     struct client *idle = client_connect(s), *used = client_connect(s);
     client_printf(used, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
     cr_assert_eq(client_read(used, false)->status, 200);
-    double begin = now_s();
+    double begin = process_now_s();
     server_signal(s, SIGTERM);
     expect_end(s, 0, 0, 3, begin);
     cr_expect(client_at_end(idle, 1));
@@ -173,7 +160,7 @@ Test(drain, the_timeout_ends_the_wait)
     client_printf(c, "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW "Content-Length: 784\r\n\r\n");
     client_send(c, digit_pixels(3), 100);
     cr_assert(http_metric_wait(s, "convd_inflight_requests", 2, 2, 2));
-    double begin = now_s();
+    double begin = process_now_s();
     server_signal(s, SIGTERM);
     expect_end(s, 0, 0.9, 5, begin);
     cr_expect(client_at_end(c, 1));
@@ -184,7 +171,7 @@ Test(drain, a_second_signal_ends_it_at_once)
     struct server *s = server_start_with("--drain-delay", "60s");
     server_signal(s, SIGTERM);
     cr_assert(server_log_wait(s, "\"draining\"", 1));
-    double begin = now_s();
+    double begin = process_now_s();
     server_signal(s, SIGTERM);
     expect_end(s, 1, 0, 1, begin);
 }
@@ -192,7 +179,7 @@ Test(drain, a_second_signal_ends_it_at_once)
 Test(drain, interrupt_is_the_same)
 {
     struct server *s = server_start(NULL);
-    double begin = now_s();
+    double begin = process_now_s();
     server_signal(s, SIGINT);
     expect_end(s, 0, 0, 3, begin);
 }
@@ -203,7 +190,7 @@ Test(drain, other_signals_do_not_end_it)
     struct server *s = server_start(NULL);
     server_signal(s, SIGHUP);
     server_signal(s, SIGPIPE);
-    pause_ms(50);
+    process_pause_ms(50);
     cr_assert_eq(http_get(s, "/livez")->status, 200);
     server_stop(s);
 }

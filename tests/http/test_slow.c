@@ -3,15 +3,6 @@
 
 #include <criterion/criterion.h>
 
-#include <time.h>
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 struct drip {
     const char *what;
     const char *begin;           /* sent at once */
@@ -38,21 +29,21 @@ Test(slow, every_kind_is_ended_in_its_time)
     };
     enum { COUNT = sizeof drips / sizeof *drips };
     struct server *s = server_start_with("--idle-timeout", "2s");
-    double begin = now_s();
+    double begin = process_now_s();
     unsigned left = COUNT;
     for (size_t i = 0; i < COUNT; i++) {
         drips[i].client = client_connect(s);
         client_send(drips[i].client, drips[i].begin, strlen(drips[i].begin));
     }
     while (left > 0) {
-        cr_assert(now_s() - begin < 16, "%u slow clients are still there", left);
-        nanosleep(&(struct timespec){0, 200000000}, NULL);
+        cr_assert(process_now_s() - begin < 16, "%u slow clients are still there", left);
+        process_pause_ms(200);
         for (size_t i = 0; i < COUNT; i++) {
             struct drip *d = &drips[i];
             if (d->client == NULL)
                 continue;
             if (client_readable(d->client)) {
-                d->ended_s = now_s() - begin;
+                d->ended_s = process_now_s() - begin;
                 const char *last = client_read_all(d->client);
                 cr_expect(d->status <= 0 ||
                               (strncmp(last, "HTTP/1.1 ", 9) == 0 && atoi(last + 9) == d->status),
@@ -65,10 +56,10 @@ Test(slow, every_kind_is_ended_in_its_time)
                 client_send(d->client, d->piece, strlen(d->piece));
             }
         }
-        double asked = now_s();
+        double asked = process_now_s();
         expect_digit(http_post(s, "/classify", "application/octet-stream", digit_pixels(4), 784), 4,
                      5, "beside slow clients");
-        cr_expect(now_s() - asked < 0.5 * server_slowness());
+        cr_expect(process_now_s() - asked < 0.5 * server_slowness());
     }
     for (size_t i = 0; i < COUNT; i++)
         cr_expect(drips[i].ended_s >= drips[i].earliest_s && drips[i].ended_s <= drips[i].latest_s,

@@ -1,18 +1,19 @@
 /* The real program as a child process. */
 #include "tests/support/server.h"
+
 #include "tests/support/data.h"
+#include "tests/support/process.h"
 
 #include <criterion/criterion.h>
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MAX_ARGS 64
@@ -23,18 +24,6 @@ int server_slowness(void)
 {
     const char *sanitizer = getenv("SANITIZER");
     return sanitizer != NULL && sanitizer[0] != '\0' ? 10 : 1;
-}
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void pause_ms(long ms)
-{
-    nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
 }
 
 /* The environment without variables that would configure the program. */
@@ -51,63 +40,31 @@ static char **clean_environment(void)
     return clean;
 }
 
-/* Starts the program with these files as its standard streams. */
-static pid_t spawn(const char *const *args, int in, int out, int err)
+const char *server_program(void)
 {
     const char *path = getenv("CONVD_BIN");
-    if (path == NULL || path[0] == '\0')
-        path = "build/convd";
+    return path != NULL && path[0] != '\0' ? path : "build/convd";
+}
+
+/* Starts the program with these arguments. */
+static pid_t start(const char *const *args, struct process_setup setup)
+{
+    const char *path = server_program();
     cr_assert(access(path, X_OK) == 0, "%s: %s (see CONVD_BIN)", path, strerror(errno));
     char *argv[MAX_ARGS + 2] = {data_printf("%s", path)};
-    size_t count = 0;
-    for (; args[count] != NULL; count++) {
+    for (size_t count = 0; args[count] != NULL; count++) {
         cr_assert(count < MAX_ARGS);
         argv[count + 1] = data_printf("%s", args[count]);
     }
-    char **envp = clean_environment();
-    pid_t parent = getpid();
-    pid_t pid = fork();
-    cr_assert(pid >= 0, "fork: %s", strerror(errno));
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent)
-            _exit(127);
-        if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0)
-            _exit(127);
-        sigset_t none;
-        sigemptyset(&none);
-        sigprocmask(SIG_SETMASK, &none, NULL);
-        execve(argv[0], argv, envp);
-        _exit(127);
-    }
-    return pid;
+    setup.envp = clean_environment();
+    return process_start(argv, &setup);
 }
 
-/* A file in memory: unlike a pipe, nobody has to read it for the writer to go on. */
-static int memory_file(const char *name)
+static int null_file(void)
 {
-    int fd = memfd_create(name, MFD_CLOEXEC);
-    cr_assert(fd >= 0 && fcntl(fd, F_SETFL, O_APPEND) == 0, "memfd_create: %s", strerror(errno));
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    cr_assert(fd >= 0, "/dev/null: %s", strerror(errno));
     return fd;
-}
-
-static const char *memory_text(int fd)
-{
-    struct stat st;
-    cr_assert(fstat(fd, &st) == 0);
-    size_t len = (size_t)st.st_size;
-    char *text = data_alloc(len + 1);
-    for (size_t done = 0; done < len;) {
-        ssize_t n = pread(fd, text + done, len - done, (off_t)done);
-        cr_assert(n > 0);
-        done += (size_t)n;
-    }
-    return text;
-}
-
-static int exit_code(int status)
-{
-    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
 
 /* ---------------------------------------------------------------- the daemon */
@@ -121,38 +78,65 @@ static unsigned listening_port(const char *log)
     return address == NULL ? 0 : (unsigned)strtoul(address + sizeof mark - 1, NULL, 10);
 }
 
-struct server *server_start(const char *const *options)
+unsigned server_free_port(void)
 {
-    const char *args[MAX_ARGS] = {"serve", "--listen", "127.0.0.1:0"};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof address;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert(fd >= 0 && bind(fd, (struct sockaddr *)&address, len) == 0 &&
+                  getsockname(fd, (struct sockaddr *)&address, &len) == 0,
+              "no free port: %s", strerror(errno));
+    close(fd);
+    return ntohs(address.sin_port);
+}
+
+struct server *server_launch(const struct server_setup *setup)
+{
+    const char *args[MAX_ARGS] = {"serve", "--listen", data_printf("127.0.0.1:%u", setup->port)};
     size_t count = 3;
     bool delay_given = false;
-    for (; options != NULL && *options != NULL; options++) {
+    for (const char *const *o = setup->options; o != NULL && *o != NULL; o++) {
         cr_assert(count + 3 < MAX_ARGS);
-        delay_given |= strcmp(*options, "--drain-delay") == 0;
-        args[count++] = *options;
+        delay_given |= strcmp(*o, "--drain-delay") == 0;
+        args[count++] = *o;
     }
     if (!delay_given) {
         args[count++] = "--drain-delay";
         args[count++] = "0";
     }
     struct server *s = data_alloc(sizeof *s);
-    s->log_fd = memory_file("server log");
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    cr_assert(null >= 0);
-    s->pid = spawn(args, null, null, s->log_fd);
-    close(null);
-    double deadline = now_s() + 10.0 * server_slowness();
+    struct process_setup process = setup->process;
+    s->port = setup->port;
+    s->log_fd = -1;
+    if (process.err == 0)
+        process.err = s->log_fd = process_file("server log");
+    process.in = process.out = null_file();
+    s->pid = start(args, process);
+    close(process.in);
+    return s;
+}
+
+void server_await(struct server *s)
+{
+    double deadline = process_now_s() + 10.0 * server_slowness();
     for (;;) {
         const char *log = server_log(s);
         s->port = listening_port(log);
         if (s->port != 0 && strstr(log, "\"ready\"") != NULL)
-            return s;
+            return;
         int status;
         cr_assert(waitpid(s->pid, &status, WNOHANG) == 0, "the server ended with status %d:\n%s",
-                  exit_code(status), log);
-        cr_assert(now_s() < deadline, "the server is not ready in time:\n%s", log);
-        pause_ms(1);
+                  WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), log);
+        cr_assert(process_now_s() < deadline, "the server is not ready in time:\n%s", log);
+        process_pause_ms(1);
     }
+}
+
+struct server *server_start(const char *const *options)
+{
+    struct server *s = server_launch(&(struct server_setup){.options = options});
+    server_await(s);
+    return s;
 }
 
 void server_signal(const struct server *s, int signal_number)
@@ -162,19 +146,10 @@ void server_signal(const struct server *s, int signal_number)
 
 int server_wait(struct server *s, double timeout_s)
 {
-    double deadline = now_s() + timeout_s;
-    for (;;) {
-        int status;
-        pid_t pid = waitpid(s->pid, &status, WNOHANG);
-        cr_assert(pid >= 0, "waitpid: %s", strerror(errno));
-        if (pid > 0) {
-            s->pid = 0;
-            return exit_code(status);
-        }
-        if (now_s() > deadline)
-            return -1000;
-        pause_ms(1);
-    }
+    int status = process_wait(s->pid, timeout_s);
+    if (status != PROCESS_RUNNING)
+        s->pid = 0;
+    return status;
 }
 
 void server_stop(struct server *s)
@@ -182,15 +157,16 @@ void server_stop(struct server *s)
     server_signal(s, SIGTERM);
     int status = server_wait(s, 15.0 * server_slowness());
     const char *log = server_log(s);
-    cr_assert(status != -1000, "the server does not end:\n%s", log);
+    cr_assert(status != PROCESS_RUNNING, "the server does not end:\n%s", log);
     cr_assert(status == 0, "the server ended with status %d:\n%s", status, log);
     cr_assert(strstr(log, "Sanitizer") == NULL && strstr(log, "runtime error:") == NULL, "%s", log);
-    close(s->log_fd);
+    if (s->log_fd >= 0)
+        close(s->log_fd);
 }
 
 const char *server_log(const struct server *s)
 {
-    return memory_text(s->log_fd);
+    return s->log_fd < 0 ? "" : process_text(s->log_fd);
 }
 
 const char *server_log_tail(const struct server *s)
@@ -203,11 +179,11 @@ const char *server_log_tail(const struct server *s)
 
 bool server_log_wait(const struct server *s, const char *text, double timeout_s)
 {
-    double deadline = now_s() + timeout_s * server_slowness();
+    double deadline = process_now_s() + timeout_s * server_slowness();
     while (strstr(server_log(s), text) == NULL) {
-        if (now_s() > deadline)
+        if (process_now_s() > deadline)
             return false;
-        pause_ms(2);
+        process_pause_ms(2);
     }
     return true;
 }
@@ -222,25 +198,33 @@ size_t server_rss(const struct server *s)
     return resident * (size_t)sysconf(_SC_PAGESIZE);
 }
 
+double server_cpu_s(const struct server *s)
+{
+    FILE *file = fopen(data_printf("/proc/%d/stat", (int)s->pid), "r");
+    cr_assert(file != NULL);
+    unsigned long user, system;
+    int fields = fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+                        &user, &system);
+    fclose(file);
+    cr_assert_eq(fields, 2);
+    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
 /* ---------------------------------------------------------------- command-line tools */
 
 struct program program_run_args(const void *input, size_t input_len, const char *const *args)
 {
-    int in = memory_file("input"), out = memory_file("output"), err = memory_file("errors");
+    int in = process_file("input"), out = process_file("output"), err = process_file("errors");
     cr_assert(input_len == 0 || write(in, input, input_len) == (ssize_t)input_len);
     cr_assert(lseek(in, 0, SEEK_SET) == 0);
-    pid_t pid = spawn(args, in, out, err);
-    double deadline = now_s() + 30.0 * server_slowness();
-    int status;
-    while (waitpid(pid, &status, WNOHANG) == 0) {
-        if (now_s() > deadline) {
-            kill(pid, SIGKILL);
-            waitpid(pid, &status, 0);
-            cr_assert_fail("convd %s does not end:\n%s", args[0], memory_text(err));
-        }
-        pause_ms(1);
+    pid_t pid = start(args, (struct process_setup){.in = in, .out = out, .err = err});
+    int status = process_wait(pid, 30.0 * server_slowness());
+    if (status == PROCESS_RUNNING) {
+        kill(pid, SIGKILL);
+        process_wait(pid, 10);
+        cr_assert_fail("convd %s does not end:\n%s", args[0], process_text(err));
     }
-    struct program result = {exit_code(status), memory_text(out), memory_text(err)};
+    struct program result = {status, process_text(out), process_text(err)};
     close(in);
     close(out);
     close(err);
