@@ -63,7 +63,7 @@ static const char *nginx_config(const struct proxy_options *o, unsigned port, co
                 "  upstream back { keepalive 16; keepalive_timeout %us;\n",
                 folder, folder, folder, folder, folder, folder, o->idle_s);
     for (int i = 0; i < 2 && o->ports[i] != 0; i++)
-        body_printf(&b, "    server 127.0.0.1:%u max_fails=1 fail_timeout=1s;\n", o->ports[i]);
+        body_printf(&b, "    server 127.0.0.1:%u max_fails=0;\n", o->ports[i]);
     body_printf(&b,
                 "  }\n"
                 "  server { listen 127.0.0.1:%u;\n"

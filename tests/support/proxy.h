@@ -21,7 +21,7 @@ struct proxy_options {
     unsigned ports[2]; /* of the daemons behind it; 0: there is no second */
     unsigned idle_s;   /* how long it keeps idle connections to them; 0: 60 */
     /* Goes round daemons that are leaving: HAProxy asks them every 50 ms for /readyz and tries each
-     * request once; nginx has nothing like it and tries the other one after a failure. */
+     * request once; nginx has nothing like it and tries the other one after each failure. */
     bool fails_over;
 };
 
