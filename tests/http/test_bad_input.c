@@ -1,6 +1,7 @@
 /* /classify with bodies that are wrong: the right status and code for each, and a server that goes
  * on as if nothing had happened. */
 #include "tests/support/requests.h"
+#include "tests/unit/jpeg_build.h"
 
 #include <criterion/criterion.h>
 
@@ -37,7 +38,7 @@ static struct data copy(struct data file)
 }
 
 /* The file with `len` bytes at `offset` replaced. */
-static struct data patched(struct data file, size_t offset, const char *bytes, size_t len)
+static struct data spoilt(struct data file, size_t offset, const char *bytes, size_t len)
 {
     struct data c = copy(file);
     cr_assert(offset + len <= c.len);
@@ -69,6 +70,11 @@ Test(bad_input, not_an_image)
          {(unsigned char *)"\0\0\0\30ftypheic\0\0\0\0", 16},
          415,
          "unsupported_image_format"},
+        {"an AVIF",
+         NULL,
+         {(unsigned char *)"\0\0\0\30ftypavif\0\0\0\0", 16},
+         415,
+         "unsupported_image_format"},
         {"783 octets",
          "application/octet-stream",
          {digit_pixels(1) ? data_alloc(783) : NULL, 783},
@@ -93,24 +99,29 @@ Test(bad_input, png)
     const struct png_parts depth = {28, 28, 3, 0, 0, NULL, 0, lines, sizeof lines};
     const struct png_parts color = {28, 28, 8, 5, 0, NULL, 0, lines, sizeof lines};
     const struct png_parts bare = {28, 28, 8, 3, 0, NULL, 0, lines, sizeof lines};
+    const struct png_parts wide = {16385, 1, 8, 0, 0, NULL, 0, lines, sizeof lines};
+    const struct png_parts tall = {1, 16385, 8, 0, 0, NULL, 0, lines, sizeof lines};
     const struct png_parts brief = {28, 28, 8, 0, 0, NULL, 0, lines, sizeof lines / 2};
     const struct bad rows[] = {
         {"the signature alone", NULL, cut(good, 8), 422, "corrupt_image"},
         {"half a file", NULL, cut(good, good.len / 2), 422, "corrupt_image"},
         {"no IEND", NULL, cut(good, good.len - 12), 422, "corrupt_image"},
-        {"a flipped bit in IDAT", NULL, patched(good, 50, "\xAA", 1), 422, "corrupt_image"},
-        {"a wrong CRC of IHDR", NULL, patched(good, 29, "\1\2\3\4", 4), 422, "corrupt_image"},
-        {"IHDR is not first", NULL, patched(good, 12, "tEXt", 4), 422, "corrupt_image"},
-        {"a chunk beyond the end", NULL, patched(good, 33, "\x7F\xFF\xFF\xFF", 4), 422,
+        {"a flipped bit in IDAT", NULL, spoilt(good, 50, "\xAA", 1), 422, "corrupt_image"},
+        {"a wrong CRC of IHDR", NULL, spoilt(good, 29, "\1\2\3\4", 4), 422, "corrupt_image"},
+        {"IHDR is not first", NULL, spoilt(good, 12, "tEXt", 4), 422, "corrupt_image"},
+        {"a chunk beyond the end", NULL, spoilt(good, 33, "\x7F\xFF\xFF\xFF", 4), 422,
          "corrupt_image"},
         {"no height", NULL, make_png_from(&flat), 422, "zero_size_image"},
         {"2.5 gigapixels", NULL, make_png_from(&huge), 422, "image_too_large"},
         {"100 megapixels", NULL, make_png_from(&many), 422, "image_too_large"},
-        {"3 bits a sample", NULL, make_png_from(&depth), 422, NULL},
-        {"colour type 5", NULL, make_png_from(&color), 422, NULL},
+        {"a width of 16385", NULL, make_png_from(&wide), 422, "image_too_large"},
+        {"a height of 16385", NULL, make_png_from(&tall), 422, "image_too_large"},
+        {"an IHDR of 12 bytes", NULL, spoilt(good, 8, "\0\0\0\14", 4), 422, "corrupt_image"},
+        {"3 bits a sample", NULL, make_png_from(&depth), 422, "corrupt_image"},
+        {"colour type 5", NULL, make_png_from(&color), 422, "corrupt_image"},
         {"a palette image without palette", NULL, make_png_from(&bare), 422, "corrupt_image"},
         {"too few scan lines", NULL, make_png_from(&brief), 422, "corrupt_image"},
-        {"a bomb: 40 MB in a 16x16 image", NULL, make_png_from(&bomb), 422, NULL},
+        {"a bomb: 40 MB in a 16x16 image", NULL, make_png_from(&bomb), 422, "corrupt_image"},
     };
     struct server *s = server_start(NULL);
     size_t before = server_rss(s);
@@ -131,6 +142,35 @@ static size_t segment(struct data jpeg, unsigned marker)
     return at;
 }
 
+/* A frame of so many components, sampled 1:1 where nothing else is said, and its end. */
+static struct data components(unsigned count, const char *sampling)
+{
+    static const uint8_t plain[] = {0x11, 0x11, 0x11, 0x11, 0x11};
+    struct file f = {0};
+    put_be16(&f, 0xFFD8);
+    jpeg_quantizers(&f);
+    jpeg_tables(&f);
+    jpeg_frame(&f, 0xC0, 16, 16, count, sampling ? (const uint8_t *)sampling : plain);
+    put_be16(&f, 0xFFD9);
+    return (struct data){f.p, f.len};
+}
+
+/* A progressive picture of side x side with so many scans of next to nothing. */
+static struct data progressive(unsigned side, int scans)
+{
+    struct file f = {0};
+    put_be16(&f, 0xFFD8);
+    jpeg_quantizers(&f);
+    jpeg_tables(&f);
+    jpeg_frame(&f, 0xC2, side, side, 1, (const uint8_t[]){0x11});
+    size_t blocks = (size_t)side * side / 64;
+    jpeg_scan(&f, 1, 1, 0, 0, 0, data_alloc(blocks / 8 + 1), blocks / 8 + 1);
+    for (int i = 1; i < scans; i++)
+        jpeg_scan(&f, 1, 1, 1, 63, 0, "\0", 1);
+    put_be16(&f, 0xFFD9);
+    return (struct data){f.p, f.len};
+}
+
 Test(bad_input, jpeg)
 {
     struct data good = data_read("paper-8.jpg");
@@ -142,25 +182,38 @@ Test(bad_input, jpeg)
     for (int i = 0; i < 2000; i++)
         body_add(&scans, good.bytes + sos, 10);
     body_add(&scans, "\xFF\xD9", 2);
+    struct body frames = {0};
+    body_add(&frames, good.bytes, sof + 2u + good.bytes[sof + 3]);
+    body_add(&frames, good.bytes + sof, good.len - sof);
     const struct bad rows[] = {
         {"three bytes", NULL, cut(good, 3), 422, "corrupt_image"},
         {"half a file", NULL, cut(good, good.len / 2), 422, "corrupt_image"},
         {"no EOI", NULL, cut(good, good.len - 2), 422, "corrupt_image"},
         {"an over-full Huffman table", NULL, overfull, 422, "corrupt_image"},
-        {"Huffman table 9", NULL, patched(good, dht + 4, "\x09", 1), 422, "corrupt_image"},
-        {"12 bits", NULL, patched(good, sof + 4, "\x0C", 1), 422, "unsupported_image_variant"},
-        {"arithmetic coding", NULL, patched(good, sof + 1, "\xC9", 1), 422,
-         "unsupported_image_variant"},
-        {"lossless", NULL, patched(good, sof + 1, "\xC3", 1), 422, "unsupported_image_variant"},
-        {"no height", NULL, patched(good, sof + 5, "\0\0", 2), 422, NULL},
-        {"no width", NULL, patched(good, sof + 7, "\0\0", 2), 422, "zero_size_image"},
-        {"65535x65535", NULL, patched(good, sof + 5, "\xFF\xFF\xFF\xFF", 4), 422,
-         "image_too_large"},
-        {"two components", NULL, patched(good, sof + 9, "\2", 1), 422, NULL},
-        {"sampling 0", NULL, patched(good, sof + 11, "\0", 1), 422, "corrupt_image"},
-        {"a segment beyond the end", NULL, patched(good, dht + 2, "\xFF\xFF", 2), 422,
+        {"two frame headers",
+         NULL,
+         {(unsigned char *)frames.bytes, frames.len},
+         422,
          "corrupt_image"},
-        {"2000 scans", NULL, {(unsigned char *)scans.bytes, scans.len}, 422, NULL},
+        {"Huffman class 2", NULL, spoilt(good, dht + 4, "\x20", 1), 422, "corrupt_image"},
+        {"Huffman table 9", NULL, spoilt(good, dht + 4, "\x09", 1), 422, "corrupt_image"},
+        {"12 bits", NULL, spoilt(good, sof + 4, "\x0C", 1), 422, "unsupported_image_variant"},
+        {"arithmetic coding", NULL, spoilt(good, sof + 1, "\xC9", 1), 422,
+         "unsupported_image_variant"},
+        {"lossless", NULL, spoilt(good, sof + 1, "\xC3", 1), 422, "unsupported_image_variant"},
+        {"no height", NULL, spoilt(good, sof + 5, "\0\0", 2), 422, "zero_size_image"},
+        {"no width", NULL, spoilt(good, sof + 7, "\0\0", 2), 422, "zero_size_image"},
+        {"65535x65535", NULL, spoilt(good, sof + 5, "\xFF\xFF\xFF\xFF", 4), 422, "image_too_large"},
+        {"16385x1", NULL, spoilt(good, sof + 5, "\0\1\x40\1", 4), 422, "image_too_large"},
+        {"two components", NULL, components(2, NULL), 422, "unsupported_image_variant"},
+        {"five components", NULL, components(5, NULL), 422, "unsupported_image_variant"},
+        {"sampling 3:2", NULL, components(3, "\x32\x22\x11"), 422, "unsupported_image_variant"},
+        {"sampling 0", NULL, spoilt(good, sof + 11, "\0", 1), 422, "corrupt_image"},
+        {"a segment beyond the end", NULL, spoilt(good, dht + 2, "\xFF\xFF", 2), 422,
+         "corrupt_image"},
+        {"2000 scans", NULL, {(unsigned char *)scans.bytes, scans.len}, 422, "corrupt_image"},
+        {"100 progressive scans too many", NULL, progressive(8, 101), 422, "image_too_complex"},
+        {"40 scans of 4 megapixels", NULL, progressive(2048, 40), 422, "image_too_complex"},
     };
     struct server *s = server_start(NULL);
     RUN(s, rows);
@@ -173,23 +226,23 @@ Test(bad_input, bmp)
     const struct bad rows[] = {
         {"the header alone", NULL, cut(good, 54), 422, "corrupt_image"},
         {"short by a row", NULL, cut(good, good.len - 84), 422, "corrupt_image"},
-        {"data beyond the end", NULL, patched(good, 10, "\xFF\xFF\xFF\x0F", 4), 422,
+        {"data beyond the end", NULL, spoilt(good, 10, "\xFF\xFF\xFF\x0F", 4), 422,
          "corrupt_image"},
-        {"an OS/2 header", NULL, patched(good, 14, "\x0C", 1), 422, NULL},
-        {"4 bits a pixel", NULL, patched(good, 28, "\4", 1), 422, "unsupported_image_variant"},
-        {"1 bit a pixel", NULL, patched(good, 28, "\1", 1), 422, "unsupported_image_variant"},
-        {"run-length coding", NULL, patched(good, 30, "\1", 1), 422, "unsupported_image_variant"},
-        {"no width", NULL, patched(good, 18, "\0\0\0\0", 4), 422, "zero_size_image"},
-        {"no height", NULL, patched(good, 22, "\0\0\0\0", 4), 422, "zero_size_image"},
-        {"10000x10000", NULL, patched(good, 18, "\x10\x27\0\0\x10\x27\0\0", 8), 422,
+        {"an OS/2 header", NULL, spoilt(good, 14, "\x0C", 1), 422, "unsupported_image_variant"},
+        {"4 bits a pixel", NULL, spoilt(good, 28, "\4", 1), 422, "unsupported_image_variant"},
+        {"1 bit a pixel", NULL, spoilt(good, 28, "\1", 1), 422, "unsupported_image_variant"},
+        {"run-length coding", NULL, spoilt(good, 30, "\1", 1), 422, "unsupported_image_variant"},
+        {"no width", NULL, spoilt(good, 18, "\0\0\0\0", 4), 422, "zero_size_image"},
+        {"no height", NULL, spoilt(good, 22, "\0\0\0\0", 4), 422, "zero_size_image"},
+        {"10000x10000", NULL, spoilt(good, 18, "\x10\x27\0\0\x10\x27\0\0", 8), 422,
          "image_too_large"},
-        {"the height INT_MIN", NULL, patched(good, 22, "\0\0\0\x80", 4), 422, NULL},
-        {"a negative width", NULL, patched(good, 18, "\xE4\xFF\xFF\xFF", 4), 422, NULL},
+        {"the height INT_MIN", NULL, spoilt(good, 22, "\0\0\0\x80", 4), 422, "image_too_large"},
+        {"a negative width", NULL, spoilt(good, 18, "\xE4\xFF\xFF\xFF", 4), 422, "image_too_large"},
     };
     struct server *s = server_start(NULL);
     RUN(s, rows);
     /* A negative height is legal: the rows stand from the top. */
-    struct data flipped = patched(good, 22, "\xE4\xFF\xFF\xFF", 4);
+    struct data flipped = spoilt(good, 22, "\xE4\xFF\xFF\xFF", 4);
     for (size_t y = 0; y < 28; y++)
         memcpy(flipped.bytes + 54 + y * 84, good.bytes + 54 + (27 - y) * 84, 84);
     expect_digit(http_post(s, "/classify", NULL, flipped.bytes, flipped.len), 4, 5, "top-down");
@@ -283,6 +336,15 @@ Test(bad_input, json)
         {"thousands deep", JSON, deep(100000), 422, "shape_mismatch"},
         {"thousands deep elsewhere", JSON,
          text(data_printf("{\"x\":%s", (char *)deep(5000).bytes + 10)), 400, "bad_json"},
+        {"64 KB besides the pixels", JSON, text(data_printf("{\"x\":\"%070000d\"}", 0)), 400,
+         "bad_json"},
+        {"a zero in a string", JSON, text("{\"image\":\"\\u0000\"}"), 400, "bad_request"},
+        {"a number for an image", JSON, text("{\"image\":7}"), 400, "bad_request"},
+        {"base64 of text on two lines", JSON, text("{\"image\":\"aGVs\\nbG8=\"}"), 415,
+         "unsupported_image_format"},
+        {"base64 that goes on after its end", JSON, text("{\"image\":\"aGVsbG8=aGVs\"}"), 400,
+         "bad_request"},
+        {"a data URL of text", JSON, text("{\"image\":\"data:text/plain,seven\"}"), 400, NULL},
         {"bad base64", JSON, text("{\"image\":\"a*b=\"}"), 400, "bad_request"},
         {"base64 without padding", JSON, text("{\"image\":\"aGVsbG8\"}"), 400, "bad_request"},
         {"base64 of text", JSON, text("{\"image\":\"aGVsbG8=\"}"), 415, "unsupported_image_format"},
@@ -327,6 +389,12 @@ Test(bad_input, multipart)
     body_end_parts(&text_file);
     body_part(&empty_file, "a", "a.png", "", 0);
     body_end_parts(&empty_file);
+    struct body broken_name = {0}, encoded = {0};
+    body_part(&broken_name, "a", "a\r\nb.png", png.bytes, png.len);
+    body_end_parts(&broken_name);
+    body_printf(&encoded, "--cut\r\nContent-Type: image/png\r\n"
+                          "Content-Transfer-Encoding: base64\r\n\r\naGVsbG8=\r\n");
+    body_end_parts(&encoded);
     struct body whole = {0};
     body_part(&whole, "a", "a.png", png.bytes, png.len);
     body_end_parts(&whole);
@@ -342,9 +410,12 @@ Test(bad_input, multipart)
         {"3000 parts", BODY_MULTIPART, parts_of(&many), 400, "bad_multipart"},
         {"multipart in multipart", BODY_MULTIPART, parts_of(&nested), 400, "bad_multipart"},
         {"5 KB of part header", BODY_MULTIPART, parts_of(&long_head), 400, "bad_multipart"},
-        {"no file", BODY_MULTIPART, parts_of(&text_only), 400, NULL},
-        {"only the end", BODY_MULTIPART, text("--cut--\r\n"), 400, NULL},
-        {"nothing", BODY_MULTIPART, {(unsigned char *)"", 0}, 400, NULL},
+        {"a line end in a file's name", BODY_MULTIPART, parts_of(&broken_name), 400,
+         "bad_multipart"},
+        {"a part in base64", BODY_MULTIPART, parts_of(&encoded), 400, "bad_multipart"},
+        {"no file", BODY_MULTIPART, parts_of(&text_only), 400, "bad_multipart"},
+        {"only the end", BODY_MULTIPART, text("--cut--\r\n"), 400, "bad_multipart"},
+        {"nothing", BODY_MULTIPART, {(unsigned char *)"", 0}, 400, "empty_body"},
         {"a text file", BODY_MULTIPART, parts_of(&text_file), 415, "unsupported_image_format"},
     };
     struct server *s = server_start(NULL);
@@ -352,6 +423,105 @@ Test(bad_input, multipart)
     const struct response *r =
         http_post(s, "/classify", BODY_MULTIPART, empty_file.bytes, empty_file.len);
     cr_expect(r->status == 400 || r->status == 415, "an empty file: %d", r->status);
+    server_stop(s);
+}
+
+/* A file's name is of no concern, whatever it is, and appears nowhere. */
+Test(bad_input, names_of_files)
+{
+    const char *names[] = {"../../../../needle",
+                           "C:\\needle",
+                           "needle\xFF\xFE",
+                           "%00%0d%0aX: needle",
+                           "<script>needle</script>",
+                           data_printf("needle%03000d", 0),
+                           "needle@"};
+    enum { COUNT = sizeof names / sizeof *names };
+    struct data png = data_read("digit-0.png");
+    struct server *s = server_start_with("--log-level", "debug");
+    for (size_t i = 0; i < COUNT; i++) {
+        struct body b = {0};
+        body_part(&b, "needle", names[i], png.bytes, png.len);
+        body_end_parts(&b);
+        if (i == COUNT - 1)
+            *(char *)memchr(b.bytes, '@', b.len) = '\0';
+        const struct response *r = http_post(s, "/classify", BODY_MULTIPART, b.bytes, b.len);
+        expect_digit(r, 0, 5, names[i]);
+        cr_expect(strstr(r->body, "needle") == NULL, "%s", r->body);
+    }
+    cr_expect(strstr(server_log(s), "needle") == NULL, "%s", server_log(s));
+    server_stop(s);
+}
+
+/* What is odd and allowed. */
+Test(bad_input, jpeg_and_png_variants_are_accepted)
+{
+    struct data photo = data_read("paper-8.jpg"), png = data_read("digit-3.png");
+    struct file cmyk = {0}, chunks = {0};
+    struct file bits = jpeg_bits("10"
+                                 "101000"
+                                 "0"
+                                 "10"
+                                 "101000"
+                                 "0"
+                                 "10"
+                                 "101000"
+                                 "0"
+                                 "10"
+                                 "101000"
+                                 "0");
+    put_be16(&cmyk, 0xFFD8);
+    jpeg_segment(&cmyk, 0xEE, "Adobe\0\144\0\0\0\0\0", 12);
+    jpeg_quantizers(&cmyk);
+    jpeg_tables(&cmyk);
+    jpeg_frame(&cmyk, 0xC0, 8, 8, 4, (const uint8_t[]){0x11, 0x11, 0x11, 0x11});
+    jpeg_scan(&cmyk, 1, 4, 0, 63, 0, bits.p, bits.len);
+    put_be16(&cmyk, 0xFFD9);
+    struct file simple = jpeg_gray(0xC2);
+    /* Turned by 180 degrees, says the Exif tag; it is not looked at. */
+    static const char exif[] = "Exif\0\0MM\0*\0\0\0\10\0\1\1\22\0\3\0\0\0\1\0\3\0\0\0\0\0\0";
+    struct file turned = {0};
+    put(&turned, photo.bytes, 2);
+    jpeg_segment(&turned, 0xE1, exif, sizeof exif - 1);
+    put(&turned, photo.bytes + 2, photo.len - 2);
+    put(&turned, "and more after its end", 22);
+    /* An animation's chunks around the picture. */
+    put(&chunks, png.bytes, 33);
+    png_chunk(&chunks, "acTL", "\0\0\0\2\0\0\0\0", 8);
+    put(&chunks, png.bytes + 33, png.len - 33 - 12);
+    png_chunk(&chunks, "fdAT", "\0\0\0\1abc", 7);
+    put(&chunks, png.bytes + png.len - 12, 12);
+    struct server *s = server_start(NULL);
+    cr_expect_eq(http_post(s, "/classify", NULL, cmyk.p, cmyk.len)->status, 200, "CMYK");
+    cr_expect_eq(http_post(s, "/classify", NULL, simple.p, simple.len)->status, 200, "progressive");
+    expect_digit(http_post(s, "/classify", NULL, turned.p, turned.len), 8, 5, "Exif");
+    expect_digit(http_post(s, "/classify", NULL, chunks.p, chunks.len), 3, 5, "animated PNG");
+    server_stop(s);
+}
+
+static const struct response *post_images(const struct server *s, unsigned count)
+{
+    struct body b = {0};
+    body_printf(&b, "{\"pixels\":");
+    body_pixels(&b, data_alloc(count * 784), (const unsigned[]){count, 28, 28, 1}, 4);
+    body_printf(&b, "}");
+    return http_post(s, "/classify", NULL, b.bytes, b.len);
+}
+
+/* A request may hold as many images as the queue, in images and in bytes. All or none. */
+Test(bad_input, too_many_images)
+{
+    struct server *s = server_start_with("--max-queue", "4");
+    cr_expect_eq(post_images(s, 4)->status, 200);
+    response_expect_error(post_images(s, 5), 422, "shape_mismatch", "5 images for a queue of 4");
+    server_stop(s);
+
+    /* Of 28 x 28 x 4 bytes, 334 are just under 1 MiB. */
+    static const char computed[] = "convd_inference_images_total{model=\"lenet5\",version=\"1\"}";
+    s = server_start_with("--max-queue-bytes", "1M");
+    cr_expect_eq(post_images(s, 334)->status, 200);
+    response_expect_error(post_images(s, 335), 413, "too_many_images", "335 images");
+    cr_expect_eq(http_metric(s, computed), 334);
     server_stop(s);
 }
 

@@ -19,12 +19,16 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define RAW "Content-Type: application/octet-stream\r\n"
+
+#define MODEL  "engine/models/lenet5.onnx"
+#define MODELS 30
 
 static int setting(const char *name, int standard)
 {
@@ -66,6 +70,59 @@ static void expect_service(const struct server *s)
     response_expect_error(http_post(s, "/classify", NULL, "seven", 5), 415, NULL, "text");
     cr_assert_eq(http_get(s, "/readyz")->status, 200);
     cr_assert(http_metric(s, "process_open_fds") > 0);
+}
+
+/* ---------------------------------------------------------------- loading */
+
+/* A folder that takes a while to load: the built-in model under many names. */
+static const char *many_models(void)
+{
+    char *folder = data_printf("/tmp/convd-models-XXXXXX"), *model = realpath(MODEL, NULL);
+    cr_assert(mkdtemp(folder) != NULL && model != NULL, "%s, %s: %s", folder, MODEL,
+              strerror(errno));
+    for (int i = 0; i < MODELS; i++)
+        cr_assert(symlink(model, data_printf("%s/m%d.onnx", folder, i)) == 0);
+    free(model);
+    return folder;
+}
+
+static void remove_models(const char *folder)
+{
+    for (int i = 0; i < MODELS; i++)
+        unlink(data_printf("%s/m%d.onnx", folder, i));
+    rmdir(folder);
+}
+
+static struct server *launch_loading(const char *folder)
+{
+    struct server *s = server_launch(&(struct server_setup){
+        .port = server_free_port(), .options = (const char *const[]){"--models", folder, NULL}});
+    cr_assert(server_log_wait(s, "\"listening\"", 5), "%s", server_log(s));
+    return s;
+}
+
+/* It listens first and loads after: whoever asks meanwhile is told. */
+Test(lifecycle, loading)
+{
+    const char *folder = many_models();
+    struct server *s = launch_loading(folder);
+    cr_expect_eq(http_get(s, "/livez")->status, 200);
+    response_expect_error(http_get(s, "/readyz"), 503, "loading", "/readyz");
+    const struct response *r =
+        http_post(s, "/classify", "application/octet-stream", digit_pixels(1), 784);
+    response_expect_error(r, 503, "loading", "/classify");
+    cr_expect(response_header(r, "Retry-After") != NULL);
+    cr_expect(http_metric(s, "convd_rejected_total{reason=\"not_ready\"}") == 1);
+    server_await(s);
+    expect_service(s);
+    server_stop(s);
+
+    /* There is nothing to finish yet. */
+    s = launch_loading(folder);
+    double begin = process_now_s();
+    server_stop(s);
+    cr_expect(process_now_s() - begin < 0.5 * server_slowness());
+    remove_models(folder);
 }
 
 /* ---------------------------------------------------------------- standard error */

@@ -25,6 +25,12 @@ Test(slow, every_kind_is_ended_in_its_time)
         {"a body that stops",
          "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 784\r\n\r\nabc", NULL, 1.5, 8, -1,
          NULL, 0},
+        {"a refused body of five bytes a second",
+         "POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 784\r\n\r\n", "z", 4.5, 8, 404, NULL,
+         0},
+        {"a chunk of one byte after the other",
+         "POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nz\r\n",
+         4.5, 8, 408, NULL, 0},
         {"silence", "", NULL, 1.5, 8, 0, NULL, 0},
     };
     enum { COUNT = sizeof drips / sizeof *drips };
@@ -65,5 +71,25 @@ Test(slow, every_kind_is_ended_in_its_time)
         cr_expect(drips[i].ended_s >= drips[i].earliest_s && drips[i].ended_s <= drips[i].latest_s,
                   "%s: ended after %.1f s", drips[i].what, drips[i].ended_s);
     cr_expect(http_metric(s, "convd_rejected_total{reason=\"slow_client\"}") >= 3);
+    server_stop(s);
+}
+
+/* Answers pile up in front of a client that does not read; it goes the way of the silent ones. */
+Test(slow, a_client_that_does_not_read)
+{
+    enum { REQUESTS = 2000 };
+    struct server *s = server_start_with("--idle-timeout", "2s");
+    struct body b = {0};
+    for (int i = 0; i < REQUESTS; i++)
+        body_printf(&b, "GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n\r\n");
+    struct client *c = client_connect(s);
+    client_send(c, b.bytes, b.len);
+    cr_assert(http_metric_wait(s, "convd_inflight_requests", 2, 2, 2), "nothing piles up");
+    double begin = process_now_s();
+    cr_assert(http_metric_wait(s, "convd_inflight_requests", 1, 1, 6), "it is still there");
+    cr_expect(process_now_s() - begin > 1);
+    expect_digit(http_post(s, "/classify", "application/octet-stream", digit_pixels(4), 784), 4, 5,
+                 "afterwards");
+    client_close(c);
     server_stop(s);
 }
