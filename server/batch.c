@@ -14,6 +14,10 @@
  * a delay is configured, or the model's batch is fixed, large batches are what is asked for, and
  * a runner takes all it can.
  *
+ * Of a delay a ticket may lose at most half of the time that it has: the oldest, or one in a hurry,
+ * sets the batch off. Tickets that expire are ended by the timer, also while all workers are busy
+ * with something that takes longer than their deadline.
+ *
  * A batch is closed as "full" when it holds max_batch images, else as "delay" where a delay is
  * configured, else as "idle": a worker was free.
  *
@@ -74,7 +78,7 @@ struct batcher {
 
     pthread_mutex_t lock;
     pthread_cond_t drained; /* closing, nothing waits and every runner is idle */
-    pthread_cond_t delayed; /* the oldest ticket has changed, or the batcher is closing */
+    pthread_cond_t timing;  /* the timer has something earlier to wait for, or less to wait for */
     struct batch_ticket *head, *tail;
     struct runner *idle;
     unsigned starting;
@@ -84,9 +88,15 @@ struct batcher {
     atomic_uint running;                /* images being computed */
     atomic_uint_least64_t ns_per_image; /* on one worker; moving average, 0 until the first batch */
 
+    /* What the timer looks after, on the clock of deadlines. All of them may be too early, as after
+     * a ticket has left; then the timer wakes up for nothing. */
+    uint64_t hurry_ns;  /* when the first ticket that cannot wait for the whole delay is due */
+    uint64_t expiry_ns; /* the first deadline */
     bool has_timer;
     pthread_t timer;
 };
+
+#define NEVER UINT64_MAX
 
 /* ---- the queue; all under the lock ---- */
 
@@ -122,26 +132,71 @@ static void pop_head(struct batcher *b)
         b->tail = NULL;
 }
 
-/* Drops tickets at the head whose answer nobody waits for. Of one that is partly computed the rest
- * is dropped; whoever computes that part ends it. */
+static bool is_dead(const struct batch_ticket *t, uint64_t now)
+{
+    return (t->deadline_ns && now >= t->deadline_ns) ||
+           (t->gone && atomic_load_explicit(t->gone, memory_order_relaxed));
+}
+
+/* What remains of a ticket that has just left the queue is not computed. Of one that is partly
+ * computed, whoever computes that part ends it. */
+static void give_up(struct batcher *b, struct batch_ticket *t, uint64_t now, struct ended *ended)
+{
+    bool gone = t->gone && atomic_load_explicit(t->gone, memory_order_relaxed);
+    unsigned rest = t->images - t->taken;
+    leave_queue(b, rest);
+    if (t->taken == 0)
+        t->queue_ns = now - t->arrival_ns;
+    t->outcome = gone ? BATCH_CANCELLED : BATCH_EXPIRED;
+    t->taken = t->images;
+    t->finished += rest;
+    if (t->finished == t->images)
+        append(ended, t);
+}
+
+/* Drops tickets at the head whose answer nobody waits for. */
 static void drop_dead(struct batcher *b, uint64_t now, struct ended *ended)
 {
     struct batch_ticket *t;
-    while ((t = b->head) != NULL) {
-        bool expired = t->deadline_ns && now >= t->deadline_ns;
-        bool gone = t->gone && atomic_load_explicit(t->gone, memory_order_relaxed);
-        if (!expired && !gone)
-            break;
+    while ((t = b->head) != NULL && is_dead(t, now)) {
         pop_head(b);
-        unsigned rest = t->images - t->taken;
-        leave_queue(b, rest);
-        if (t->taken == 0)
-            t->queue_ns = now - t->arrival_ns;
-        t->outcome = gone ? BATCH_CANCELLED : BATCH_EXPIRED;
-        t->taken = t->images;
-        t->finished += rest;
-        if (t->finished == t->images)
-            append(ended, t);
+        give_up(b, t, now, ended);
+    }
+}
+
+/* When the batch with this ticket in it has to begin. */
+static uint64_t ticket_due(const struct batcher *b, const struct batch_ticket *t)
+{
+    uint64_t half = t->deadline_ns ? (t->deadline_ns - t->arrival_ns) / 2 : NEVER;
+    return t->arrival_ns + (half < b->max_delay_ns ? half : b->max_delay_ns);
+}
+
+/* Takes a ticket's times into account; true when the timer has to be told. */
+static bool note_times(struct batcher *b, const struct batch_ticket *t)
+{
+    uint64_t hurry_ns = b->hurry_ns, expiry_ns = b->expiry_ns, due = ticket_due(b, t);
+    if (due < b->hurry_ns && due < t->arrival_ns + b->max_delay_ns)
+        b->hurry_ns = due;
+    if (t->deadline_ns && t->deadline_ns < b->expiry_ns)
+        b->expiry_ns = t->deadline_ns;
+    return b->hurry_ns < hurry_ns || b->expiry_ns < expiry_ns;
+}
+
+/* Drops every dead ticket, wherever it stands, and looks at what the others wait for. */
+static void drop_all_dead(struct batcher *b, uint64_t now, struct ended *ended)
+{
+    struct batch_ticket **link = &b->head, *t;
+    b->tail = NULL;
+    b->hurry_ns = b->expiry_ns = NEVER;
+    while ((t = *link) != NULL) {
+        if (is_dead(t, now)) {
+            *link = t->next;
+            give_up(b, t, now, ended);
+        } else {
+            note_times(b, t);
+            b->tail = t;
+            link = &t->next;
+        }
     }
 }
 
@@ -153,7 +208,8 @@ static unsigned wanted(const struct batcher *b, uint64_t now)
     if (b->shares)
         return b->queued;
     unsigned batches = b->queued / b->max_batch;
-    bool rest_may_run = b->closing || now - b->head->arrival_ns >= b->max_delay_ns;
+    bool rest_may_run =
+        b->closing || now >= b->hurry_ns || now - b->head->arrival_ns >= b->max_delay_ns;
     return batches + (b->queued % b->max_batch && rest_may_run);
 }
 
@@ -206,8 +262,11 @@ static void form(struct runner *r, struct ended *ended)
     }
     r->close = r->images == b->max_batch ? CLOSE_FULL : b->max_delay_ns ? CLOSE_DELAY : CLOSE_IDLE;
     b->running += r->images;
-    if (b->has_timer)
-        pthread_cond_signal(&b->delayed);
+    if (b->max_delay_ns) {
+        if (b->hurry_ns != NEVER) /* perhaps of a ticket that is in this batch */
+            drop_all_dead(b, now, ended);
+        pthread_cond_signal(&b->timing);
+    }
 }
 
 /* Books a batch's results in its tickets; those that are complete are to be ended. */
@@ -240,6 +299,15 @@ static void end_tickets(const struct ended *ended)
         next = t->next;
         t->done(t);
     }
+}
+
+/* The same for those that were given up. */
+static void end_dropped(struct batcher *b, const struct ended *dropped)
+{
+    for (const struct batch_ticket *t = dropped->first; t; t = t->next)
+        if (t->batch_size == 0) /* else counted when its first images were taken */
+            metrics_queue_wait(b->metrics, t->queue_ns);
+    end_tickets(dropped);
 }
 
 /* Hands runners to the engine. After the last of them the batcher may be gone: it waits only while
@@ -323,10 +391,7 @@ static void run_job(struct cvd_job *job)
     pthread_mutex_lock(&b->lock);
     form(r, &dropped);
     pthread_mutex_unlock(&b->lock);
-    for (const struct batch_ticket *t = dropped.first; t; t = t->next)
-        if (t->batch_size == 0) /* else counted when its first images were taken */
-            metrics_queue_wait(b->metrics, t->queue_ns);
-    end_tickets(&dropped);
+    end_dropped(b, &dropped);
 
     if (r->images > 0) {
         for (unsigned i = 0; i < r->segment_count; i++)
@@ -353,33 +418,55 @@ static void run_job(struct cvd_job *job)
     start(engine, list);
 }
 
-/* With a delay: starts runners when the oldest ticket has waited long enough. A worker must not
- * wait for time to pass, so this thread does. */
+/* When the timer has something to do: tickets expire, or a batch is to begin. */
+static uint64_t next_event(const struct batcher *b, bool batches)
+{
+    uint64_t event = b->expiry_ns;
+    if (batches && b->max_delay_ns && b->head) {
+        uint64_t due = ticket_due(b, b->head);
+        due = b->hurry_ns < due ? b->hurry_ns : due;
+        event = due < event ? due : event;
+    }
+    return event;
+}
+
+static void wait_until(struct batcher *b, uint64_t when)
+{
+    struct timespec at = {.tv_sec = (time_t)(when / 1000000000u),
+                          .tv_nsec = (long)(when % 1000000000u)};
+    if (when == NEVER)
+        pthread_cond_wait(&b->timing, &b->lock);
+    else
+        pthread_cond_timedwait(&b->timing, &b->lock, &at);
+}
+
+/* Ends tickets that have expired and, with a delay, starts runners when somebody has waited long
+ * enough. A worker must not wait for time to pass, so this thread does. */
 static void *timer_main(void *cookie)
 {
     struct batcher *b = cookie;
+    bool batches = true; /* false: enough runners are starting, or all are busy and look at the
+                            queue when they end */
     pthread_mutex_lock(&b->lock);
     while (!b->closing) {
-        if (!b->head) {
-            pthread_cond_wait(&b->delayed, &b->lock);
+        uint64_t now = clock_ns();
+        struct ended expired = {0};
+        struct runner *list = NULL;
+        if (now < next_event(b, batches)) {
+            wait_until(b, next_event(b, batches));
+            batches = true;
             continue;
         }
-        uint64_t due = b->head->arrival_ns + b->max_delay_ns;
-        if (clock_ns() < due) {
-            struct timespec at = {.tv_sec = (time_t)(due / 1000000000u),
-                                  .tv_nsec = (long)(due % 1000000000u)};
-            pthread_cond_timedwait(&b->delayed, &b->lock, &at);
-            continue;
-        }
-        struct runner *list = activate(b, clock_ns());
-        if (list) {
-            pthread_mutex_unlock(&b->lock);
-            start(b->engine, list);
-            pthread_mutex_lock(&b->lock);
+        if (now >= b->expiry_ns) {
+            drop_all_dead(b, now, &expired);
         } else {
-            /* Enough runners are starting, or all are busy and look at the queue when they end. */
-            pthread_cond_wait(&b->delayed, &b->lock);
+            list = activate(b, now);
+            batches = list != NULL;
         }
+        pthread_mutex_unlock(&b->lock);
+        end_dropped(b, &expired);
+        start(b->engine, list);
+        pthread_mutex_lock(&b->lock);
     }
     pthread_mutex_unlock(&b->lock);
     return NULL;
@@ -441,14 +528,14 @@ enum batch_admission batch_submit(struct batcher *b, struct batch_ticket *t)
     t->arrival_ns = clock_ns();
     enum batch_admission admission = admit(b, t);
     if (admission == BATCH_ACCEPTED) {
-        if (b->tail) {
-            b->tail->next = t;
-        } else {
+        bool first = !b->tail;
+        if (first)
             b->head = t;
-            if (b->has_timer)
-                pthread_cond_signal(&b->delayed);
-        }
+        else
+            b->tail->next = t;
         b->tail = t;
+        if (note_times(b, t) || (first && b->max_delay_ns))
+            pthread_cond_signal(&b->timing);
         b->queued += t->images;
         list = activate(b, t->arrival_ns);
     }
@@ -540,7 +627,7 @@ static enum cvd_status timer_start(struct batcher *b, struct cvd_error *err)
     b->has_timer = pthread_create(&b->timer, NULL, timer_main, b) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (!b->has_timer)
-        return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "cannot start a thread for the delay");
+        return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "cannot start a thread for deadlines");
     return CVD_STATUS_OK;
 }
 
@@ -561,10 +648,11 @@ enum cvd_status batcher_create(struct cvd_engine *engine, const struct cvd_model
     b->max_batch = options->max_batch;
     b->max_queue = options->max_queue;
     b->max_delay_ns = options->max_delay_ns;
+    b->hurry_ns = b->expiry_ns = NEVER;
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&b->delayed, &monotonic);
+    pthread_cond_init(&b->timing, &monotonic);
     pthread_condattr_destroy(&monotonic);
     pthread_cond_init(&b->drained, NULL);
     pthread_mutex_init(&b->lock, NULL);
@@ -583,11 +671,9 @@ enum cvd_status batcher_create(struct cvd_engine *engine, const struct cvd_model
         if (status != CVD_STATUS_OK)
             goto fail;
     }
-    if (b->max_delay_ns) {
-        status = timer_start(b, err);
-        if (status != CVD_STATUS_OK)
-            goto fail;
-    }
+    status = timer_start(b, err);
+    if (status != CVD_STATUS_OK)
+        goto fail;
     *out = b;
     return CVD_STATUS_OK;
 fail:
@@ -601,7 +687,7 @@ void batcher_destroy(struct batcher *b)
         return;
     pthread_mutex_lock(&b->lock);
     b->closing = true;
-    pthread_cond_signal(&b->delayed);
+    pthread_cond_signal(&b->timing);
     struct runner *list = activate(b, clock_ns());
     pthread_mutex_unlock(&b->lock);
     start(b->engine, list);
@@ -620,7 +706,7 @@ void batcher_destroy(struct batcher *b)
     }
     free(b->runners);
     pthread_cond_destroy(&b->drained);
-    pthread_cond_destroy(&b->delayed);
+    pthread_cond_destroy(&b->timing);
     pthread_mutex_destroy(&b->lock);
     free(b);
 }

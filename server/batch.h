@@ -4,7 +4,8 @@
  * Tickets wait in a bounded first-come-first-served queue. As soon as a worker is free it takes its
  * share of what is waiting, up to max_batch images, and runs it; max_delay_ns (0) is counted from
  * the arrival of the oldest. A ticket larger than a batch is split; nothing is padded. Tickets that
- * have expired or were given up are dropped when a batch is formed, never computed.
+ * expire are ended at their deadline; those that nobody waits for any more are dropped when a batch
+ * is formed, never computed.
  */
 #ifndef CONVD_SERVER_BATCH_H
 #define CONVD_SERVER_BATCH_H
@@ -46,7 +47,7 @@ struct batch_ticket {
     unsigned images;                           /* at least 1 */
     uint64_t deadline_ns;                      /* 0 = none */
     const atomic_bool *gone;                   /* or NULL */
-    void (*done)(struct batch_ticket *ticket); /* on a worker; once for every accepted ticket */
+    void (*done)(struct batch_ticket *ticket); /* once for every accepted ticket, on some thread */
     void *cookie;
     /* set by the batcher before done() */
     enum batch_outcome outcome;

@@ -153,6 +153,77 @@ Test(batch, a_full_batch_does_not_wait)
     stop(NULL);
 }
 
+/* Half of the time that a request has may go into waiting for others. */
+Test(batch, a_delay_leaves_time_before_the_deadline)
+{
+    struct upload up[2];
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(2, 0);
+    struct batcher *b = batcher(8, 600000000000u, 100); /* ten minutes */
+    for (unsigned i = 0; i < 2; i++)
+        upload_init(&up[i], 1, i, &done);
+    up[1].ticket.deadline_ns = clock_ns() + 400000000;
+    submit(b, &up[0]);
+    submit(b, &up[1]);
+    wait_for(&done, 2);
+    for (unsigned i = 0; i < 2; i++) {
+        expect_own_answer(&up[i]);
+        cr_expect_eq(up[i].ticket.batch_size, 2);
+        cr_expect_geq(up[i].ticket.queue_ns, 190000000);
+    }
+    expect_batches(0, 1, 0, 2);
+    submit(b, &up[0]); /* nobody is in a hurry any more */
+    usleep(300000);
+    cr_expect_eq(up[0].done_calls, 1);
+    batcher_destroy(b);
+    cr_expect_eq(up[0].done_calls, 2);
+    upload_free(&up[0]);
+    upload_free(&up[1]);
+    stop(NULL);
+}
+
+/* ---- deadlines ---- */
+
+/* However long the batch before them takes: workers are busy all the time here. */
+Test(batch, the_expired_are_told_in_time)
+{
+    struct upload up[4];
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(8, 0, 100);
+    occupy(1);
+    uint64_t begin_ns = clock_ns();
+    for (unsigned i = 0; i < 4; i++) {
+        upload_init(&up[i], 2, i, &done);
+        /* none, 200 ms, 100 ms, a minute */
+        up[i].ticket.deadline_ns =
+            i == 0 ? 0 : begin_ns + (i == 3 ? 60000 : 300 - i * 100) * 1000000u;
+        submit(b, &up[i]);
+    }
+    wait_for(&done, 1);
+    cr_expect_eq(up[2].done_calls, 1);
+    cr_expect_eq(up[1].done_calls, 0);
+    wait_for(&done, 1);
+    for (unsigned i = 1; i < 3; i++) {
+        cr_expect_eq(up[i].ticket.outcome, BATCH_EXPIRED);
+        cr_expect_eq(up[i].done_calls, 1);
+        cr_expect_geq(up[i].ticket.queue_ns, (300 - i * 100) * 1000000u - 1000000u);
+        expect_untouched(&up[i], 0);
+    }
+    cr_expect_eq(batch_depth(b), 4);
+    cr_expect_float_eq(metric("convd_queue_wait_seconds_count{model=\"m\"}"), 2, 0.1);
+    release(1);
+    wait_for(&done, 2);
+    expect_own_answer(&up[0]);
+    expect_own_answer(&up[3]);
+    expect_batches(0, 0, 1, 4);
+    for (unsigned i = 0; i < 4; i++)
+        upload_free(&up[i]);
+    stop(b);
+}
+
 /* ---- ending ---- */
 
 static void *release_soon(void *cookie)
