@@ -1,5 +1,69 @@
-/* /classify with bodies that are wrong: the right status and code for each, and a server that goes
- * on as if nothing had happened. */
+/*
+ * /classify with bodies that are wrong: the right status and code for each, and a server that goes
+ * on as if nothing had happened.
+ *
+ * What clients get wrong, by mistake or on purpose, and where it is tested. SUITE.name is in
+ * test_SUITE.c of this folder, unit is the folder beside it.
+ *
+ *   bytes that are not HTTP; versions; Host
+ *       framing.request_line_and_headers
+ *   headers without a colon, with spaces, controls, folds, zeros
+ *       framing.request_line_and_headers, .length_and_encoding, .what_the_library_hides;
+ *       unit/test_gate_framing.c
+ *   Content-Length and Transfer-Encoding
+ *       framing.length_and_encoding; proxy.smuggling_*
+ *   bodies that are too large, announced or not
+ *       upload.too_large_*, .far_too_large_is_cut, .expect_continue; proxy.early_errors_*,
+ *       .chunked_bodies_*
+ *   chunks: malformed, a million, dripping
+ *       framing.length_and_encoding; upload.a_million_chunks; slow.every_kind_*
+ *   a target or header that is too long, too many headers
+ *       framing.too_much_of_everything
+ *   paths and queries with escapes and controls
+ *       framing.paths_have_one_spelling; unit/test_routes.c
+ *   unknown paths and methods, with a body or without
+ *       framing.wrong_methods_*, .a_refused_body_*
+ *   no length, GET with a body, unknown expectations
+ *       framing.length_and_encoding, .request_line_and_headers
+ *   Content-Encoding: unknown, corrupt, a bomb
+ *       upload.compressed_bodies; unit/test_inflate.c
+ *   Content-Type: wrong or missing
+ *       classify.answers_the_same_for_every_form_of_a_picture
+ *   no body, files of other formats
+ *       bad_input.not_an_image
+ *   JPEG, PNG, BMP: corrupt, bombs, too large
+ *       bad_input.jpeg, .png, .bmp, .max_pixels; unit/test_gate_image.c, test_image.c
+ *   the same: odd and allowed
+ *       bad_input.variants_are_accepted; classify.reads_every_variant_of_png
+ *   multipart; names of files
+ *       bad_input.multipart, .names_of_files; unit/test_multipart.c
+ *   JSON, numbers, shapes, base64
+ *       bad_input.json; unit/test_pixels.c, test_base64.c
+ *   too many images
+ *       bad_input.too_many_images
+ *   unknown models, versions, arguments
+ *       bad_input.options; classify.model_and_version_can_be_named
+ *   X-Request-Timeout-Ms
+ *       bad_input.options; batching.deadlines, .a_delay_leaves_*; unit/test_batch_limits.c
+ *   no room: queue, bytes, connections
+ *       batching.a_full_queue_refuses, .too_many_*; proxy.a_full_queue_*
+ *   loading, draining
+ *       lifecycle.loading; drain.*; proxy.draining_*
+ *   slow headers, bodies and readers; silence
+ *       slow.*
+ *   gone in the middle of a body, in the queue, half-closed
+ *       upload.clients_that_leave; batching.requests_of_clients_*
+ *   an answer that is not finite
+ *       batching.poison_spoils_its_own_answer_alone
+ *   keep-alive, pipelining, the proxy's idle time
+ *       upload.many_*, .pipelined_*; proxy.connections_are_reused_*, .idle_connections_*
+ *   few descriptors, no log, stopped, replaced, confined
+ *       lifecycle.*
+ *   floods of log lines
+ *       framing.garbage_does_not_flood_the_log; unit/test_log.c
+ *   the end while requests are in every state
+ *       drain.*; lifecycle.ended_while_computing
+ */
 #include "tests/support/requests.h"
 #include "tests/unit/jpeg_build.h"
 
@@ -454,7 +518,7 @@ Test(bad_input, names_of_files)
 }
 
 /* What is odd and allowed. */
-Test(bad_input, jpeg_and_png_variants_are_accepted)
+Test(bad_input, variants_are_accepted)
 {
     struct data photo = data_read("paper-8.jpg"), png = data_read("digit-3.png");
     struct file cmyk = {0}, chunks = {0};

@@ -468,3 +468,29 @@ Test(batching, too_many_connections)
     expect_digit(r, 2, 5, "afterwards");
     server_stop(s);
 }
+
+/* One address does not take all there is. */
+Test(batching, too_many_connections_of_one_address)
+{
+    struct server *s = server_start_with("--max-connections-per-ip", "2");
+    struct client *kept[2], *third;
+    for (int i = 0; i < 2; i++) {
+        kept[i] = client_connect(s);
+        client_printf(kept[i], "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+        cr_assert(client_read(kept[i], false)->status == 200);
+    }
+    third = client_connect(s);
+    cr_expect(client_at_end(third, 2), "a third connection is kept");
+    client_close(third);
+    client_close(kept[0]);
+    const struct response *r = NULL;
+    for (int i = 0; i < 100 && r == NULL; i++) {
+        third = client_connect(s);
+        client_printf(third, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+        r = client_read(third, false);
+        client_close(third);
+    }
+    cr_expect(r != NULL && r->status == 200, "no room after one has left");
+    client_close(kept[1]);
+    server_stop(s);
+}

@@ -304,6 +304,36 @@ Test(lifecycle, stopped_and_continued)
     server_stop(s);
 }
 
+/* ---------------------------------------------------------------- ended in the middle */
+
+/* Requests that are still with a worker when the drain's time is over: the library must not be
+ * stopped before they are back. */
+Test(lifecycle, ended_while_computing)
+{
+    enum { CLIENTS = 4, IMAGES = 250 };
+    struct server *s = server_start_with("--cpu", "c", "--threads", "1", "--max-batch", "1024",
+                                         "--drain-timeout", "50ms");
+    struct body b = {0};
+    body_printf(&b, "{\"pixels\":");
+    body_pixels(&b, data_alloc(IMAGES * 784), (const unsigned[]){IMAGES, 28, 28, 1}, 4);
+    body_printf(&b, "}");
+    struct client *clients[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_connect(s);
+        client_printf(clients[i],
+                      "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n", b.len);
+        client_send(clients[i], b.bytes, b.len);
+    }
+    cr_assert(
+        http_metric_wait(s, "convd_queue_wait_seconds_count{model=\"lenet5\"}", 1, CLIENTS, 5));
+    server_stop(s);
+    for (int i = 0; i < CLIENTS; i++) {
+        const struct response *r = client_read(clients[i], false);
+        cr_expect(r == NULL || r->status == 200 || r->status >= 499, "%s", r->body);
+        client_close(clients[i]);
+    }
+}
+
 /* ---------------------------------------------------------------- replaced under load */
 
 struct user {
