@@ -1,4 +1,5 @@
 /* Clients that are slow on purpose: each kind is ended in its time, and disturbs nobody. */
+#include "tests/support/proxy.h"
 #include "tests/support/requests.h"
 
 #include <criterion/criterion.h>
@@ -92,4 +93,33 @@ Test(slow, a_client_that_does_not_read)
                  "afterwards");
     client_close(c);
     server_stop(s);
+}
+
+/* A proxy that passes bodies on as they come passes on as well what we say about a slow one. */
+static void behind(enum proxy_kind kind)
+{
+    struct server *s = server_start(NULL);
+    struct server *proxy = proxy_start(&(struct proxy_options){.kind = kind, .ports = {s->port}});
+    struct client *c = client_connect(proxy);
+    double begin = process_now_s();
+    client_printf(c, "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 784\r\n\r\n");
+    while (!client_readable(c)) {
+        cr_assert(process_now_s() - begin < 9 * server_slowness(), "it is still there");
+        client_send(c, "z", 1);
+        process_pause_ms(200);
+    }
+    response_expect_error(client_read(c, false), 408, "request_timeout", proxy_name(kind));
+    client_close(c);
+    proxy_stop(proxy);
+    server_stop(s);
+}
+
+Test(slow, behind_nginx)
+{
+    behind(PROXY_NGINX_UNBUFFERED);
+}
+
+Test(slow, behind_haproxy)
+{
+    behind(PROXY_HAPROXY);
 }
