@@ -83,6 +83,7 @@ replay_bin  := $(fuzz_src:tests/fuzz/%.c=$B/tests/fuzz/replay_%)
 fuzz_bin    := $(fuzz_src:tests/fuzz/%.c=build/fuzz/%)
 tool_bin    := $B/onnx-conformance
 bench_bin   := $(patsubst %.c,$B/%,$(sort $(wildcard tests/bench/*.c)))
+loadgen_obj := $(patsubst %.c,$B/%.o,$(sort $(wildcard tests/bench/loadgen/*.c)))
 
 # ---------------------------------------------------------------- main targets
 .DEFAULT_GOAL := all
@@ -171,7 +172,12 @@ $(bench_bin): $B/%: $B/%.o $B/libserver.a $B/libconvd.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
-test-build: all $(test_bin) $(replay_bin)
+# The load generator: libc only, so that it can be built and carried to another machine.
+$B/loadgen: $(loadgen_obj)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^
+
+test-build: all $(test_bin) $(replay_bin) $B/loadgen
 
 ## test           run every test (SANITIZER=..., CONVD_CPU=..., see also test-unit, test-http, ...)
 test: test-build
