@@ -87,7 +87,7 @@ loadgen_obj := $(patsubst %.c,$B/%.o,$(sort $(wildcard tests/bench/loadgen/*.c))
 
 # ---------------------------------------------------------------- main targets
 .DEFAULT_GOAL := all
-.PHONY: all run deps test $(suites:%=test-%) test-fuzz test-build lint format bench bench-serve \
+.PHONY: all run deps test $(suites:%=test-%) test-fuzz test-build lint format bench bench-serve bench-overload \
         fuzz model install uninstall clean help check-tools
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -213,7 +213,11 @@ format:
 bench: all
 	$(Q)$(if $(SECONDS),SECONDS_EACH=$(SECONDS)) tests/bench/engine.sh $B/convd $(MODELS)
 
-## bench-serve    time the server beside a bare libmicrohttpd handler (needs wrk)
+## bench-overload  offer the server up to ten times what it can do (MODEL=FILE BODY=FILE: not LeNet-5)
+bench-overload: all $B/loadgen
+	$(Q)tests/bench/overload.sh $B
+
+## bench-serve    time the server beside a bare libmicrohttpd handler (needs wrk; MODELS=DIR: a large model too)
 bench-serve: all $(bench_bin)
 	$(Q)tests/bench/serve.sh $B
 

@@ -1,0 +1,116 @@
+#!/bin/bash
+# Drives the server beyond its capacity: measures what it can do at most, then offers 50, 80, 100,
+# 150 and twice 1000 per cent of that at fixed moments, then 50 per cent again, and prints a Markdown
+# table, then what should be and whether it is. Latencies count from the moment a request was due.
+#
+#   tests/bench/overload.sh BUILD_DIR [SERVE_OPTION...]
+#
+# Environment: MODEL (an ONNX file; default: the built-in LeNet-5), BODY (an image file for it),
+# SECONDS_EACH (5), CONNECTIONS (2000; most of the generator's), DEADLINE_MS (none; sent with each
+# request as X-Request-Timeout-Ms).
+
+set -eu
+cd "$(dirname "$0")/../.."
+build=${1:?usage: tests/bench/overload.sh BUILD_DIR [SERVE_OPTION...]}
+shift
+seconds=${SECONDS_EACH:-5} connections=${CONNECTIONS:-2000}
+body=${BODY:-tests/data/digit-7.raw} path=/classify
+# shellcheck source=tests/bench/common.sh
+. tests/bench/common.sh
+need curl
+models=()
+if [ -n "${MODEL:-}" ]; then
+    mkdir "$scratch/models"
+    cp "$MODEL" "$scratch/models/overload.onnx"
+    models=(--models "$scratch/models")
+    path=/classify/overload
+fi
+start_convd --access-log off "${models[@]}" "$@"
+
+queue=1024 batch=32 # the server's defaults, unless its options say otherwise
+options=("$@")
+for i in "${!options[@]}"; do
+    case ${options[$i]} in
+    --max-queue) queue=${options[$((i + 1))]} ;;
+    --max-batch) batch=${options[$((i + 1))]} ;;
+    esac
+done
+
+load() { # OPTION... -> a report
+    local deadline=()
+    [ -z "${DEADLINE_MS:-}" ] || deadline=(--header "X-Request-Timeout-Ms: $DEADLINE_MS")
+    "$build/loadgen" "$@" --path "$path" --body "$body" "${deadline[@]}" \
+        --header 'Content-Type: application/octet-stream' --expect 200,503,504 "127.0.0.1:$port"
+}
+
+row() { # NAME REPORT RSS_BEFORE RSS_AFTER
+    local key values=()
+    for key in rate goodput_per_s ok_ms.p50 ok_ms.p99 rejected expired rejected_ms.p99 unsent; do
+        values+=("$(field "$2" $key)")
+    done
+    echo "${values[*]} $(failures "$2") $3 $4" | awk -v name="$1" '{
+        printf "| %s | %.0f | %.0f | %.2f | %.2f | %d | %d | %.2f | %d | %d | %.1f | %.1f |\n",
+            name, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 / 1024, $11 / 1024 }'
+}
+
+failures() { # REPORT -> requests that had no answer or a wrong one
+    calc "$(field "$1" timed_out) + $(field "$1" refused) + $(field "$1" broken) + $(field "$1" wrong)"
+}
+
+verdict() { # WHAT CONDITION VALUE TARGET
+    local met
+    met=$(awk "BEGIN { print ($2) ? \"met\" : \"missed\" }")
+    printf '| %s | %s | %s | %s |\n' "$1" "$4" "$3" "$met"
+}
+
+load --seconds 1 --connections 64 >/dev/null
+before=$(rss_kb "$convd")
+report=$(load --seconds "$seconds" --connections 64)
+capacity=$(field "$report" goodput_per_s)
+if [ "$(calc "$capacity < 1")" = 1.0000 ]; then
+    echo "overload.sh: no request succeeds: $report" >&2
+    exit 1
+fi
+echo "${MODEL:-LeNet-5}, $body; closed loop of 64 connections, then open loop of up to" \
+    "$connections, $seconds s each; $(machine)"
+echo
+echo '| load | offered/s | goodput/s | accepted p50 ms | p99 ms | rejected | expired | rejected p99 ms | unsent | failed | RSS before MB | after MB |'
+echo '|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|'
+row 'closed loop' "$report" "$before" "$(rss_kb "$convd")"
+
+stage() { # NAME SHARE SECONDS: sets report, before and after
+    before=$(rss_kb "$convd")
+    report=$(load --rate "$(calc "$capacity * $2")" --seconds "$3" --connections "$connections")
+    after=$(rss_kb "$convd")
+    row "$1" "$report" "$before" "$after"
+}
+stage '50 %' 0.5 "$seconds"
+calm_p99=$(field "$report" ok_ms.p99)
+stage '80 %' 0.8 "$seconds"
+stage '100 %' 1 "$seconds"
+peak=$(calc "($(field "$report" goodput_per_s) > $capacity) ? $(field "$report" goodput_per_s) : $capacity")
+stage '150 %' 1.5 "$seconds"
+stage '1000 %' 10 "$seconds"
+first_after=$after
+stage '1000 %, again' 10 "$seconds"
+overload=$report grown=$(calc "($after - $first_after) / 1024")
+stage '50 %, first 2 s after' 0.5 2
+stage '50 %, then' 0.5 2
+again_p99=$(field "$report" ok_ms.p99)
+
+goodput=$(field "$overload" goodput_per_s)
+rejected=$(field "$overload" rejected_ms.p99)
+accepted=$(field "$overload" ok_ms.p99)
+bound=$(calc "($queue + $batch * $(nproc)) / $peak * 1000")
+[ -z "${DEADLINE_MS:-}" ] || bound=$(calc "($bound < $DEADLINE_MS) ? $bound : $DEADLINE_MS")
+echo
+echo '| at 1000 % | should be | is | |'
+echo '|---|--:|--:|---|'
+verdict 'goodput, share of the peak' "$goodput >= 0.95 * $peak" \
+    "$(calc "$goodput / $peak")" '>= 0.95'
+verdict 'rejected p99' "$rejected <= 5" "$rejected ms" '<= 5 ms'
+verdict 'accepted p99' "$accepted <= 1.2 * $bound" "$accepted ms" \
+    "$bound ms (a full queue) + 20 %"
+verdict 'growth of memory, second beside first' "$grown <= 1" "$grown MB" '<= 1 MB'
+verdict 'p99 at 50 %, 2 s later' "$again_p99 <= 2 * $calm_p99 + 1" "$again_p99 ms" \
+    "2 * $calm_p99 + 1 ms"
