@@ -87,8 +87,8 @@ loadgen_obj := $(patsubst %.c,$B/%.o,$(sort $(wildcard tests/bench/loadgen/*.c))
 
 # ---------------------------------------------------------------- main targets
 .DEFAULT_GOAL := all
-.PHONY: all run deps test $(suites:%=test-%) test-fuzz test-build lint format bench bench-serve bench-overload \
-        fuzz model install uninstall clean help check-tools
+.PHONY: all run deps test $(suites:%=test-%) test-fuzz test-build lint format bench bench-serve \
+        bench-overload soak fuzz model install uninstall clean help check-tools
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -215,11 +215,16 @@ bench: all
 
 ## bench-overload  offer the server up to ten times what it can do (MODEL=FILE BODY=FILE: not LeNet-5)
 bench-overload: all $B/loadgen
-	$(Q)tests/bench/overload.sh $B
+	$(Q)tests/bench/overload.sh $B $(ARGS)
 
 ## bench-serve    time the server beside a bare libmicrohttpd handler (needs wrk; MODELS=DIR: a large model too)
 bench-serve: all $(bench_bin)
-	$(Q)tests/bench/serve.sh $B
+	$(Q)tests/bench/serve.sh $B $(ARGS)
+
+SECONDS ?= 900
+## soak           15 minutes (SECONDS=N) of mixed load; fails on a wrong answer or growth (RELOAD=1: with SIGHUP)
+soak: all $B/loadgen
+	$(Q)tests/bench/soak.sh $B $(SECONDS) $(ARGS)
 
 # ---------------------------------------------------------------- the default model
 CONVD_SHARED ?= ../shared

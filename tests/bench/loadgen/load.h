@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
-#define LOAD_MAX_KINDS  32
+#define LOAD_MAX_KINDS  64
 #define LOAD_MAX_STATUS 600
 
 /* One kind of request of the mix, and what came of those that were sent. */
