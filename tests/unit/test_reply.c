@@ -218,3 +218,49 @@ Test(text, json_numbers_give_the_same_float_back)
         cr_assert_lt(strlen(text), 16u);
     }
 }
+
+/* As it was written before it was made fast: the shortest of the printf() forms that give the float
+ * back. */
+static void expect_number(double value)
+{
+    char wanted[64];
+
+    if (!isfinite(value))
+        return;
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(wanted, sizeof wanted, "%.*g", digits, value);
+        if (strtof(wanted, NULL) == (float)value)
+            break;
+    }
+    cr_assert_str_eq(number(value), wanted, "%a", value);
+}
+
+Test(text, json_numbers_are_those_of_printf)
+{
+    static const double odd[] = {
+        -0.0,    9.99999951, 9.9999995, 0.99999994, 999999.5, 999999.4, 1e5,       1e6,       1e9,
+        1e10,    123456789,  0.0001,    0.00009999, 1e-5,     1e13,     9.9999e13, 1e14,      1e15,
+        1e-34,   1e-35,      1e-36,     1e-38,      1e-40,    1.4e-45,  3.4e38,    8388608.5, 0.3,
+        1.0 / 3, 2.5e-7,     65504,     16777217,   1e300,    4.9e-324, 12345.65,  0.1234565,
+    };
+    uint64_t x = 1;
+
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        expect_number(odd[i]);
+        expect_number(-odd[i]);
+        expect_number((double)(float)odd[i]);
+        expect_number((double)nextafterf((float)odd[i], 0));
+        expect_number((double)nextafterf((float)odd[i], INFINITY));
+    }
+    for (int i = 0; i < 200000; i++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        uint32_t bits = (uint32_t)(x >> 32);
+        float any;
+        memcpy(&any, &bits, sizeof any);
+        expect_number((double)any);
+        /* A probability, a decimal fraction, and a double that is no float. */
+        expect_number((double)(float)exp(-(double)(bits >> 8) / (1 << 18)));
+        expect_number((double)((float)(bits % 100000) / 1000));
+        expect_number((double)bits / 4294967296.0);
+    }
+}
