@@ -12,7 +12,8 @@
  * The share: the images waiting divided by the runners that could run now. Two images that came
  * together use two cores, and a burst is not swallowed by one worker while others stand idle. Where
  * a delay is configured, or the model's batch is fixed, large batches are what is asked for, and
- * a runner takes all it can.
+ * a runner takes all it can. In no case is a batch so large that a ticket in it would have to wait
+ * for the others beyond its deadline.
  *
  * Of a delay a ticket may lose at most half of the time that it has: the oldest, or one in a hurry,
  * sets the batch off. Tickets that expire are ended by the timer, also while all workers are busy
@@ -229,6 +230,18 @@ static struct runner *activate(struct batcher *b, uint64_t now)
     return list;
 }
 
+/* How many images a batch that begins now may have for a ticket in it to be answered in time. */
+static unsigned in_time(const struct batcher *b, const struct batch_ticket *t, uint64_t now)
+{
+    uint64_t ns = b->ns_per_image;
+    if (!t->deadline_ns || ns == 0 || b->fixed_batch)
+        return UINT_MAX;
+    uint64_t images = t->deadline_ns > now ? (t->deadline_ns - now) / ns : 0;
+    if (images > UINT_MAX)
+        return UINT_MAX;
+    return images > 0 ? (unsigned)images : 1; /* who is late already holds nobody else up */
+}
+
 /* Moves images from the queue into the runner's batch, dropping dead tickets on the way. */
 static void form(struct runner *r, struct ended *ended)
 {
@@ -247,7 +260,11 @@ static void form(struct runner *r, struct ended *ended)
     r->images = 0;
     while (r->images < limit && b->head) {
         struct batch_ticket *t = b->head;
-        unsigned count = t->images - t->taken;
+        unsigned most = in_time(b, t, now), count = t->images - t->taken;
+        if (most < limit)
+            limit = most;
+        if (r->images >= limit)
+            break;
         if (count > limit - r->images)
             count = limit - r->images;
         if (t->taken == 0)
@@ -487,6 +504,15 @@ unsigned batch_depth(const struct batcher *b)
     return b->queued;
 }
 
+/* Whether a ticket that comes now would be answered before its deadline. Where nothing is in its
+ * way it is given the chance, whatever the estimate says: it may be what corrects the estimate. */
+static bool may_be_in_time(const struct batcher *b, const struct batch_ticket *t)
+{
+    uint64_t wait = batch_estimate_ns(b), runners = b->runner_count;
+    uint64_t compute = (t->images + runners - 1) / runners * b->ns_per_image;
+    return t->arrival_ns + wait + (wait > 0 ? compute : 0) < t->deadline_ns;
+}
+
 static bool budget_take(struct batch_budget *budget, size_t bytes)
 {
     size_t before = atomic_fetch_add_explicit(&budget->bytes, bytes, memory_order_relaxed);
@@ -505,7 +531,7 @@ static enum batch_admission admit(struct batcher *b, const struct batch_ticket *
     if (t->images > b->max_queue || b->queued > b->max_queue - t->images ||
         __builtin_mul_overflow(image_bytes(b), t->images, &bytes))
         return BATCH_FULL;
-    if (t->deadline_ns && t->arrival_ns + batch_estimate_ns(b) >= t->deadline_ns)
+    if (t->deadline_ns && !may_be_in_time(b, t))
         return BATCH_TOO_LATE;
     if (!budget_take(b->budget, bytes))
         return BATCH_FULL;

@@ -62,7 +62,7 @@ struct batch_ticket {
 enum batch_admission {
     BATCH_ACCEPTED,
     BATCH_FULL,     /* max_queue or max_queue_bytes: 503 queue_full */
-    BATCH_TOO_LATE, /* the estimated wait exceeds its deadline: 503 deadline */
+    BATCH_TOO_LATE, /* it would be answered after its deadline: 503 deadline */
     BATCH_CLOSED    /* the batcher is being closed */
 };
 

@@ -97,6 +97,84 @@ Test(batch, what_cannot_be_in_time_is_refused)
     stop(b);
 }
 
+/* Computing takes time as well: a wait that ends before the deadline is not enough. */
+Test(batch, what_would_be_done_too_late_is_refused)
+{
+    struct upload first, many, late;
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(1000, 0, 400000);
+    upload_init(&first, 1000, 0, &done);
+    upload_init(&many, 200000, 1, &done);
+    upload_init(&late, 200000, 2, &done);
+    submit(b, &first);
+    wait_for(&done, 1);
+    occupy(1);
+    submit(b, &many);
+    uint64_t estimate = batch_estimate_ns(b);
+    cr_assert_gt(estimate, 10000000, "only %llu ns", (unsigned long long)estimate);
+    enum batch_admission admission;
+    do { /* until the wait alone was not too long: a busy machine may be slower */
+        late.ticket.deadline_ns = clock_ns() + estimate + estimate / 2;
+        admission = batch_submit(b, &late.ticket);
+    } while (clock_ns() + estimate >= late.ticket.deadline_ns);
+    cr_expect_eq(admission, BATCH_TOO_LATE);
+    many.gone = true;
+    release(1);
+    wait_for(&done, 1);
+    upload_free(&first);
+    upload_free(&many);
+    upload_free(&late);
+    stop(b);
+}
+
+/* A ticket with little time is not computed together with so many that it would be late. */
+Test(batch, a_batch_is_no_larger_than_its_tickets_have_time_for)
+{
+    enum { MANY = 200000 };
+    struct upload first, urgent, many;
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(2 * MANY, 0, 2 * MANY);
+    upload_init(&first, MANY, 0, &done);
+    submit(b, &first);
+    wait_for(&done, 1);
+    uint64_t all_ns;
+    do { /* until it did not expire before its batch was formed: a busy machine may be slower */
+        upload_init(&urgent, 1, 1, &done);
+        upload_init(&many, MANY, 2, &done);
+        occupy(1);
+        submit(b, &many);
+        all_ns = batch_estimate_ns(b);
+        many.gone = true;
+        release(1);
+        wait_for(&done, 1);
+        many.gone = false;
+        many.done_calls = 0;
+        occupy(1);
+        urgent.ticket.deadline_ns = clock_ns() + all_ns / 4;
+        submit(b, &urgent);
+        submit(b, &many);
+        release(1);
+        wait_for(&done, 2);
+        if (urgent.ticket.outcome == BATCH_EXPIRED) {
+            upload_free(&urgent);
+            upload_free(&many);
+            urgent.input = NULL;
+        }
+    } while (urgent.input == NULL);
+    expect_own_answer(&urgent);
+    expect_own_answer(&many);
+    cr_expect_leq(urgent.ticket.batch_size, MANY / 4 + 1, "%u images in the batch",
+                  urgent.ticket.batch_size);
+    upload_free(&first);
+    upload_free(&urgent);
+    upload_free(&many);
+    stop(b);
+}
+
 /* ---- a delay ---- */
 
 Test(batch, a_delay_counts_from_the_oldest_arrival)
