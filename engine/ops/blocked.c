@@ -7,6 +7,10 @@
 #include <math.h>
 #include <string.h>
 
+/* Of a zone at least: with fewer the rows that neighbours share, and weights that all threads read,
+ * cost more than maps that move from core to core. */
+#define ZONE_ROWS ((size_t)6)
+
 bool blocked_map(const struct cvd_shape *shape, struct op_layout layout, struct blocked_map *map)
 {
     if (shape->rank != 4 || layout.lanes == 0)
@@ -42,6 +46,12 @@ bool blocked_elements(const struct cvd_shape *shape, struct op_layout layout, si
            mem_mul(row, map.height, &image) &&
            mem_mul(image, layout.blocks ? layout.blocks : map.blocks, &image) &&
            mem_add(image, map.first, &image) && mem_mul(image, map.images, out);
+}
+
+size_t blocked_zones(const struct blocked_map *map, const struct tpool *pool)
+{
+    const size_t threads = pool ? tpool_threads(pool) : 1;
+    return map->images == 1 && map->height >= ZONE_ROWS * threads ? threads : 1;
 }
 
 void blocked_clear_gaps(const struct blocked_map *map, float *image, size_t block, size_t blocks,

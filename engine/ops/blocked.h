@@ -52,6 +52,13 @@ bool blocked_map(const struct cvd_shape *shape, struct op_layout layout, struct 
  * map); false when they overflow or a blocked value is not [N, C, H, W]. */
 bool blocked_elements(const struct cvd_shape *shape, struct op_layout layout, size_t *out);
 
+/*
+ * Into how many zones of rows a map is cut to share its work out, in order, over the pool's
+ * threads: one for each thread, which then reads what it has written itself in the operator before.
+ * 1 where there are few rows, or several images: there threads share channels.
+ */
+size_t blocked_zones(const struct blocked_map *map, const struct tpool *pool);
+
 /* Writes the gaps behind rows first ... end - 1 of blocks `block` ... block + blocks - 1 of an
  * image, whose pixel (0, 0) of block 0 `image` is. */
 void blocked_clear_gaps(const struct blocked_map *map, float *image, size_t block, size_t blocks,

@@ -32,10 +32,11 @@ struct conv_job {
     size_t residual_image;      /* from one image to the next */
     const float *x, *residual;  /* first pixels; residual may be NULL */
     float *y;
-    size_t images, chunk, chunks, groups; /* groups: those that are units of their own */
-    size_t items, together;               /* chunks of all images; how many meet a group in turn */
-    size_t units, parts, part_units;
-    size_t threads;
+    size_t images, groups; /* groups: those that are units of their own */
+    /* Rows, or pixels of FORM_FLAT: of a map, a zone and a chunk; zones, and chunks of one. */
+    size_t rows, zone, zones, chunk, chunks;
+    size_t items, together; /* chunks of a zone of all images; how many meet a group in turn */
+    size_t zone_units, zone_parts;
     char *scratch;
     size_t scratch_stride;
 };
@@ -347,50 +348,55 @@ static void run_planes(const struct conv_job *j, const float *image, float *out,
 }
 
 struct place {
-    size_t group, chunk, image;
+    size_t group, image;
+    size_t first, end; /* rows, or pixels of FORM_FLAT */
 };
 
-/* Units are numbered so that `together` neighbouring items, chunks of images, meet the first group,
- * then the second ..., then the next items do. */
+/* Units are numbered zone by zone, and in a zone so that `together` neighbouring items, chunks of
+ * images, meet the first group, then the second ..., then the next items do. */
 static struct place place_of(const struct conv_job *j, size_t unit)
 {
-    const size_t first = unit / (j->together * j->groups) * j->together;
+    const size_t zone = unit / j->zone_units, at = unit % j->zone_units;
+    const size_t first = at / (j->together * j->groups) * j->together;
     const size_t size = min_size(j->together, j->items - first);
-    const size_t rest = unit - first * j->groups, item = first + rest % size;
-    return (struct place){rest / size, item % j->chunks, item / j->chunks};
+    const size_t rest = at - first * j->groups, item = first + rest % size;
+    const size_t begin = zone * j->zone + item % j->chunks * j->chunk;
+    const size_t end = min_size((zone + 1) * j->zone, j->rows);
+    return (struct place){
+        .group = rest / size,
+        .image = item / j->chunks,
+        .first = min_size(begin, end),
+        .end = min_size(begin + j->chunk, end),
+    };
 }
 
-/* The weights that this thread needs after those of `unit`, as far as the unit should fetch them:
- * of many units with the same group each takes a share. Groups that pass again and again stay in
- * the cache after the first time. */
-static struct coming coming_after(const struct conv_job *j, size_t unit, size_t part)
+/* The weights that are needed after those of `unit`, as far as the unit should fetch them: of many
+ * units with the same group each takes a share. Groups that pass again and again stay in the cache
+ * after the first time. */
+static struct coming coming_after(const struct conv_job *j, size_t unit)
 {
     const struct blocked_conv *s = j->s;
-    const size_t round = j->together * j->groups;
-    const size_t same = min_size(j->together, j->items - unit / round * j->together);
-    size_t next = unit + same;
-    if (next >= (part + 1) * j->part_units && j->threads > 1)
-        next = (part + j->threads) * j->part_units; /* the part after those of the others */
+    const size_t round = j->together * j->groups, at = unit % j->zone_units;
+    const size_t same = min_size(j->together, j->items - at / round * j->together);
     const bool stay = s->weight_floats * sizeof(float) <= WEIGHTS_BYTES;
-    if (next >= j->units || (stay && unit >= round))
+    if (at + same >= j->zone_units || (stay && at >= round))
         return (struct coming){NULL, 0};
-    const size_t group = place_of(j, next).group;
+    const size_t group = place_of(j, unit + same).group;
     if (group == place_of(j, unit).group)
         return (struct coming){NULL, 0};
     const size_t begin = s->group[group].weights;
     const size_t end = group + 1 < s->group_count ? s->group[group + 1].weights : s->weight_floats;
     const size_t share = (end - begin) * sizeof(float) / same;
-    return (struct coming){(const char *)(s->weights + begin) + unit % round % same * share, share};
+    return (struct coming){(const char *)(s->weights + begin) + at % round % same * share, share};
 }
 
-static void run_unit(const struct conv_job *j, size_t unit, size_t part, unsigned slot)
+static void run_unit(const struct conv_job *j, size_t unit, unsigned slot)
 {
     const struct blocked_conv *s = j->s;
     const struct window *w = &s->window;
     const struct place at = place_of(j, unit);
     const struct conv_group *group = &s->group[at.group];
-    const size_t rows = s->form == FORM_FLAT ? j->out.height * j->out.width : OUT(w, 0);
-    const size_t first = at.chunk * j->chunk, end = min_size(first + j->chunk, rows);
+    const size_t first = at.first, end = at.end;
     const size_t plain = s->in_channels * IN(w, 0) * IN(w, 1);
     const struct conv_image image = {
         .x = j->x + at.image * (s->form < FORM_STEM ? j->in.image : plain),
@@ -398,7 +404,9 @@ static void run_unit(const struct conv_job *j, size_t unit, size_t part, unsigne
         .y = j->y + at.image * (s->form == FORM_PLANES ? s->out_channels * OUT(w, 0) * OUT(w, 1)
                                                        : j->out.image),
     };
-    const struct coming coming = coming_after(j, unit, part);
+    if (first == end)
+        return;
+    const struct coming coming = coming_after(j, unit);
     float *scratch = (float *)(void *)(j->scratch + slot * j->scratch_stride);
     switch (s->form) {
     case FORM_ROWS:
@@ -422,9 +430,11 @@ static void run_unit(const struct conv_job *j, size_t unit, size_t part, unsigne
 static void conv_part(void *ctx, size_t part, unsigned slot)
 {
     const struct conv_job *j = ctx;
-    const size_t end = min_size((part + 1) * j->part_units, j->units);
-    for (size_t unit = part * j->part_units; unit < end; unit++)
-        run_unit(j, unit, part, slot);
+    const size_t zone = part / j->zone_parts, piece = part % j->zone_parts;
+    const size_t first = zone * j->zone_units;
+    const size_t end = first + (piece + 1) * j->zone_units / j->zone_parts;
+    for (size_t unit = first + piece * j->zone_units / j->zone_parts; unit < end; unit++)
+        run_unit(j, unit, slot);
 }
 
 /* Bytes of a chunk's inputs. */
@@ -455,31 +465,35 @@ static size_t choose_together(const struct conv_job *j)
     return often + inputs < (double)weights + inputs * (double)j->groups ? fit : j->items;
 }
 
-/* Cuts the work for `threads` threads. */
-static void cut_work(struct conv_job *j, size_t threads)
+/* Cuts the work for the pool's threads; returns the number of parts. */
+static size_t cut_work(struct conv_job *j, const struct tpool *pool)
 {
     const struct blocked_conv *s = j->s;
     const struct window *w = &s->window;
     const bool plain = s->form == FORM_STEM || s->form == FORM_PLANES;
-    const size_t rows = s->form == FORM_FLAT ? j->out.height * j->out.width : OUT(w, 0);
+    const size_t threads = pool ? tpool_threads(pool) : 1;
+    const size_t row = s->form == FORM_FLAT ? j->out.width : 1;
     const size_t least = s->form == FORM_FLAT ? 28 : 1;
     size_t work;
     if (!mem_mul(s->macs, j->images, &work))
         work = SIZE_MAX;
     const size_t parts = threads > 1 ? min_size(8 * threads, work / PART_MACS + 1) : 1;
-    j->threads = threads;
     j->groups = plain ? 1 : s->group_count;
-    j->chunk = s->chunk;
-    j->chunks = round_up_div(rows, j->chunk);
-    while (j->images * j->groups * j->chunks < parts && j->chunk >= 2 * least) {
+    j->rows = OUT(w, 0) * row;
+    j->zones = plain ? 1 : blocked_zones(&j->out, pool);
+    j->zone = round_up_div(OUT(w, 0), j->zones) * row;
+    j->zone_parts = round_up_div(parts, j->zones);
+    j->chunks = round_up_div(j->zone, s->chunk);
+    j->chunk = round_up_div(j->zone, j->chunks);
+    while (j->images * j->groups * j->chunks < j->zone_parts && j->chunk >= 2 * least) {
         j->chunk = round_up_div(j->chunk, 2);
-        j->chunks = round_up_div(rows, j->chunk);
+        j->chunks = round_up_div(j->zone, j->chunk);
     }
     j->items = j->images * j->chunks;
     j->together = choose_together(j);
-    j->units = j->items * j->groups;
-    j->part_units = round_up_div(j->units, parts);
-    j->parts = round_up_div(j->units, j->part_units);
+    j->zone_units = j->items * j->groups;
+    j->zone_parts = min_size(j->zone_parts, j->zone_units);
+    return j->zones * j->zone_parts;
 }
 
 void blocked_conv_run(const struct op_run *r)
@@ -507,6 +521,6 @@ void blocked_conv_run(const struct op_run *r)
             j.residual_image = map.image;
         }
     }
-    cut_work(&j, r->pool ? tpool_threads(r->pool) : 1);
-    tpool_for(r->pool, j.parts, conv_part, &j);
+    const size_t parts = cut_work(&j, r->pool);
+    tpool_for(r->pool, parts, conv_part, &j);
 }

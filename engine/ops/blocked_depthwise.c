@@ -100,7 +100,8 @@ struct depthwise_job {
     struct blocked_map in, out, residual_map;
     const float *x, *residual;
     float *y;
-    size_t rows, chunks; /* of a unit; of a block */
+    size_t zones, zone;  /* of rows; rows of one */
+    size_t rows, chunks; /* of a unit; units of a block in a zone */
 };
 
 static void run_unit(const struct depthwise_job *j, size_t unit)
@@ -108,8 +109,12 @@ static void run_unit(const struct depthwise_job *j, size_t unit)
     const struct depthwise_state *s = j->s;
     const struct window *w = &j->window;
     const size_t chunk = unit % j->chunks, block = unit / j->chunks % j->out.blocks;
-    const size_t image = unit / j->chunks / j->out.blocks, lanes = j->in.lanes;
-    const size_t first = chunk * j->rows, end = min_size(first + j->rows, j->out.height);
+    const size_t rest = unit / j->chunks / j->out.blocks, lanes = j->in.lanes;
+    const size_t zone = rest % j->zones, image = rest / j->zones;
+    const size_t last = min_size((zone + 1) * j->zone, j->out.height);
+    const size_t first = zone * j->zone + chunk * j->rows, end = min_size(first + j->rows, last);
+    if (first >= end)
+        return;
     float *out = j->y + image * j->out.image;
     const size_t at = block * j->out.block;
     const struct kernel_depthwise d = {
@@ -166,11 +171,13 @@ static void depthwise_run(const struct op_run *r)
         j.residual = (const float *)residual->data + j.residual_map.first;
     /* An even number of rows: the kernel computes two together. */
     const size_t row_macs = j.out.width * j.out.lanes * s->taps;
-    j.rows = min_size((UNIT_MACS / row_macs + 2) / 2 * 2, j.out.height);
-    j.chunks = round_up_div(j.out.height, j.rows);
+    j.zones = blocked_zones(&j.out, r->pool);
+    j.zone = round_up_div(j.out.height, j.zones);
+    j.rows = min_size((UNIT_MACS / row_macs + 2) / 2 * 2, j.zone);
+    j.chunks = round_up_div(j.zone, j.rows);
     const size_t unit_macs = j.rows * row_macs;
-    op_for_range(r->pool, j.out.images * j.out.blocks * j.chunks, UNIT_MACS / unit_macs + 1,
-                 run_units, &j);
+    op_for_range(r->pool, j.out.images * j.zones * j.out.blocks * j.chunks,
+                 UNIT_MACS / unit_macs + 1, run_units, &j);
 }
 
 /* clang-format off */

@@ -180,7 +180,8 @@ struct pointwise_job {
     float *y;
     size_t z_image, z_block; /* of the numbers for each channel */
     size_t z_channels;       /* that B holds in a row */
-    size_t rows;             /* of an image or, with numbers for each channel, of a block */
+    size_t rows;        /* of an image or, with numbers for each channel or zones, of a block */
+    size_t zones, zone; /* of rows; rows of one */
 };
 
 /* The numbers of a block of channels, through the gate. */
@@ -231,6 +232,23 @@ static void run_rows(const struct pointwise_job *j, size_t image, size_t first, 
         blocked_clear_lead(out, base);
 }
 
+/* With zones of a single image: through zones, then blocks. */
+static void run_zones(void *ctx, size_t begin, size_t end)
+{
+    const struct pointwise_job *j = ctx;
+    while (begin < end) {
+        const size_t in_zone = begin % j->zone, block = begin / j->zone % j->out.blocks;
+        const size_t first = begin / j->zone / j->out.blocks * j->zone + in_zone;
+        size_t rows = j->zone - in_zone;
+        rows = rows < end - begin ? rows : end - begin;
+        begin += rows;
+        if (first >= j->out.height)
+            continue;
+        rows = rows < j->out.height - first ? rows : j->out.height - first;
+        run_rows(j, 0, block * j->out.height + first, rows);
+    }
+}
+
 static void run_range(void *ctx, size_t begin, size_t end)
 {
     const struct pointwise_job *j = ctx;
@@ -263,8 +281,13 @@ static void pointwise_run(const struct op_run *r)
     }
     const size_t row_floats = j.out.width * j.out.lanes;
     j.rows = j.out.height * (s->kind == KERNEL_POINTWISE_SCALE ? 1 : j.out.blocks);
-    op_for_range(r->pool, j.out.images * j.out.blocks * j.out.height, PIECE_FLOATS / row_floats + 1,
-                 run_range, &j);
+    j.zones = blocked_zones(&j.out, r->pool);
+    j.zone = (j.out.height + j.zones - 1) / j.zones;
+    const size_t piece = PIECE_FLOATS / row_floats + 1;
+    if (j.zones > 1)
+        op_for_range(r->pool, j.zones * j.out.blocks * j.zone, piece, run_zones, &j);
+    else
+        op_for_range(r->pool, j.out.images * j.out.blocks * j.out.height, piece, run_range, &j);
 }
 
 /* clang-format off */

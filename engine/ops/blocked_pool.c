@@ -54,20 +54,27 @@ struct pool_job {
     struct blocked_map in, out;
     const float *x;
     float *y;
+    size_t zones, zone; /* of rows; rows of one */
 };
 
-/* Units are rows of outputs, numbered through images and blocks. */
+/* Units are rows of outputs, numbered through images, zones and blocks. */
 static void pool_rows(void *ctx, size_t begin, size_t end)
 {
     const struct pool_job *j = ctx;
     const struct window *w = &j->window;
     size_t next;
     for (size_t unit = begin; unit < end; unit = next) {
-        const size_t first = unit % j->out.height, block = unit / j->out.height % j->out.blocks;
-        const size_t image = unit / j->out.height / j->out.blocks;
-        size_t rows = j->out.height - first;
+        const size_t in_zone = unit % j->zone, block = unit / j->zone % j->out.blocks;
+        const size_t zone = unit / j->zone / j->out.blocks % j->zones;
+        const size_t image = unit / j->zone / j->out.blocks / j->zones;
+        const size_t first = zone * j->zone + in_zone;
+        size_t rows = j->zone - in_zone;
         rows = rows < end - unit ? rows : end - unit;
         next = unit + rows;
+        if (first >= j->out.height)
+            continue;
+        if (rows > j->out.height - first)
+            rows = j->out.height - first;
         float *out = j->y + image * j->out.image;
         const struct kernel_pool p = {
             .window =
@@ -118,9 +125,11 @@ static void blocked_pool_run(const struct op_run *r)
         return;
     j.x = (const float *)x->data + j.in.first;
     j.y = (float *)r->out[0].data + j.out.first;
+    j.zones = blocked_zones(&j.out, r->pool);
+    j.zone = (j.out.height + j.zones - 1) / j.zones;
     const size_t row_pixels = j.out.width * window_taps(&j.window);
-    op_for_range(r->pool, j.out.images * j.out.blocks * j.out.height, PIECE_PIXELS / row_pixels + 1,
-                 pool_rows, &j);
+    op_for_range(r->pool, j.out.images * j.zones * j.out.blocks * j.zone,
+                 PIECE_PIXELS / row_pixels + 1, pool_rows, &j);
 }
 
 /* ---- whole maps ---- */

@@ -200,8 +200,12 @@ enum cvd_status op_state(const struct op_node *node, size_t bytes, struct op_pre
     return CVD_STATUS_OK;
 }
 
+/* Even less than a piece is shared, evenly: what other threads hold in their caches costs more to
+ * fetch than it takes to meet. A share of a piece so small that this is no longer so: */
+#define SHARED_PIECE 8
+
 struct range_loop {
-    size_t count, piece;
+    size_t count, parts;
     op_range_fn fn;
     void *ctx;
 };
@@ -210,15 +214,20 @@ static void range_part(void *ctx, size_t part, unsigned slot)
 {
     const struct range_loop *loop = ctx;
     (void)slot;
-    size_t begin = part * loop->piece;
-    size_t end = loop->count - begin < loop->piece ? loop->count : begin + loop->piece;
-    loop->fn(loop->ctx, begin, end);
+    /* Parts differ by one at most. */
+    const size_t size = loop->count / loop->parts, larger = loop->count % loop->parts;
+    const size_t begin = part * size + (part < larger ? part : larger);
+    loop->fn(loop->ctx, begin, begin + size + (part < larger));
 }
 
 void op_for_range(struct tpool *pool, size_t count, size_t piece, op_range_fn fn, void *ctx)
 {
     if (count == 0)
         return;
-    struct range_loop loop = {count, piece, fn, ctx};
-    tpool_for(pool, (count - 1) / piece + 1, range_part, &loop);
+    size_t parts = (count - 1) / piece + 1;
+    const size_t threads = pool ? tpool_threads(pool) : 1;
+    if (count >= piece / SHARED_PIECE)
+        parts = (parts + threads - 1) / threads * threads;
+    struct range_loop loop = {count, parts < count ? parts : count, fn, ctx};
+    tpool_for(pool, loop.parts, range_part, &loop);
 }

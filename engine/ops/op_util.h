@@ -64,7 +64,8 @@ uint64_t op_parameters(const struct op_node *node, size_t i);
 enum cvd_status op_state(const struct op_node *node, size_t bytes, struct op_prepared *prepared,
                          void *state_out);
 
-/* Calls fn(ctx, begin, end) for pieces that cover 0 … count - 1, in parallel. */
+/* Calls fn(ctx, begin, end) for ranges that cover 0 … count - 1 in order, in parallel: ranges of at
+ * most `piece` items, which is work worth giving away, as many for each thread. */
 typedef void (*op_range_fn)(void *ctx, size_t begin, size_t end);
 void op_for_range(struct tpool *pool, size_t count, size_t piece, op_range_fn fn, void *ctx);
 

@@ -25,19 +25,29 @@
 #define SPIN_NS          15000u
 #define WORKER_STACK     (1u << 20)
 #define CACHE_LINE_BYTES 64
+/* Of a loop at most; further threads share them. */
+#define LOOP_RANGES 16
 
 #define CALLER_PARKED                                                          \
     (1u << 31) /* in loop.helpers: the caller sleeps until the last one leaves \
                 */
 
+/* Neighbouring parts, which one thread works through before it helps others with theirs: so a
+ * thread meets again, loop after loop, what is in its own caches. */
+struct range {
+    _Alignas(CACHE_LINE_BYTES) atomic_size_t next; /* first part that nobody has claimed */
+    size_t end;
+};
+
 struct loop {
     tpool_part_fn fn;
     void *ctx;
     size_t parts;
+    unsigned range_count;
     struct loop *before, *after; /* in the list of open loops; pool.lock */
     unsigned joined;             /* slots given out besides the caller's; pool.lock */
-    _Alignas(CACHE_LINE_BYTES) atomic_size_t next; /* first part that nobody has claimed */
     _Alignas(CACHE_LINE_BYTES) atomic_uint helpers;
+    struct range ranges[LOOP_RANGES];
 };
 
 struct tpool {
@@ -78,24 +88,50 @@ static void cpu_pause(void)
 
 /* ---- loops ---- */
 
+/* Cuts the parts into a range for each thread. */
+static void loop_cut(struct loop *loop, unsigned threads)
+{
+    size_t count = threads < LOOP_RANGES ? threads : LOOP_RANGES;
+    count = count < loop->parts ? count : loop->parts;
+    const size_t size = loop->parts / count, larger = loop->parts % count;
+    size_t next = 0;
+    for (size_t i = 0; i < count; i++) {
+        atomic_init(&loop->ranges[i].next, next);
+        next += size + (i < larger);
+        loop->ranges[i].end = next;
+    }
+    loop->range_count = (unsigned)count;
+}
+
 static void loop_work(struct loop *loop, unsigned slot)
 {
     inside_part = true;
-    for (;;) {
-        size_t part = atomic_fetch_add_explicit(&loop->next, 1, memory_order_relaxed);
-        if (part >= loop->parts)
-            break;
-        loop->fn(loop->ctx, part, slot);
+    for (unsigned i = 0; i < loop->range_count; i++) {
+        struct range *range = &loop->ranges[(slot + i) % loop->range_count];
+        for (;;) {
+            size_t part = atomic_fetch_add_explicit(&range->next, 1, memory_order_relaxed);
+            if (part >= range->end)
+                break;
+            loop->fn(loop->ctx, part, slot);
+        }
     }
     inside_part = false;
+}
+
+static bool loop_has_work(struct loop *loop)
+{
+    for (unsigned i = 0; i < loop->range_count; i++) {
+        if (atomic_load_explicit(&loop->ranges[i].next, memory_order_relaxed) < loop->ranges[i].end)
+            return true;
+    }
+    return false;
 }
 
 /* The oldest loop that still has work to give away and a slot left; pool.lock is held. */
 static struct loop *loop_to_join(const struct tpool *pool)
 {
     for (struct loop *loop = pool->loops; loop != NULL; loop = loop->after) {
-        if (loop->joined + 1 < pool->threads &&
-            atomic_load_explicit(&loop->next, memory_order_relaxed) < loop->parts)
+        if (loop->joined + 1 < pool->threads && loop_has_work(loop))
             return loop;
     }
     return NULL;
@@ -382,7 +418,14 @@ void tpool_for(struct tpool *pool, size_t parts, tpool_part_fn fn, void *ctx)
             fn(ctx, part, 0);
         inside_part = outer;
     } else {
-        struct loop loop = {.fn = fn, .ctx = ctx, .parts = parts};
+        struct loop loop;
+        loop.fn = fn;
+        loop.ctx = ctx;
+        loop.parts = parts;
+        loop.before = loop.after = NULL;
+        loop.joined = 0;
+        atomic_init(&loop.helpers, 0);
+        loop_cut(&loop, pool->threads);
         loop_open(pool, &loop);
         loop_work(&loop, 0);
         loop_close(pool, &loop);

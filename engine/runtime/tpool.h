@@ -29,10 +29,12 @@ void tpool_submit(struct tpool *pool, struct cvd_job *job);
 
 /*
  * Calls fn(ctx, part, slot) once for every part in 0 … parts - 1, in any order, on this thread and
- * on idle workers, and returns when all are done. `slot` is in 0 … tpool_threads(pool) - 1 and no
- * two calls that run at the same time within this loop share one: use it to index scratch memory.
- * pool may be NULL: all parts then run here, in order, in slot 0. Any thread may call it, also from
- * inside a part (the inner loop then runs on the calling thread alone).
+ * on idle workers, and returns when all are done. Each thread begins with neighbouring parts of its
+ * own, the caller with the first ones, and then helps the others: loops whose parts lie alike find
+ * their data in the caches where earlier ones left them. `slot` is in 0 … tpool_threads(pool) - 1
+ * and no two calls that run at the same time within this loop share one: use it to index scratch
+ * memory. pool may be NULL: all parts then run here, in order, in slot 0. Any thread may call it,
+ * also from inside a part (the inner loop then runs on the calling thread alone).
  */
 typedef void (*tpool_part_fn)(void *ctx, size_t part, unsigned slot);
 void tpool_for(struct tpool *pool, size_t parts, tpool_part_fn fn, void *ctx);
