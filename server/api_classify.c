@@ -30,6 +30,7 @@ struct classify {
     size_t top; /* classes to report */
     struct classify_body body;
     bool body_is_read;
+    unsigned announced; /* images, to the batcher, while they are decoded */
     struct batch_ticket ticket;
     float *input, *output; /* one allocation, with: */
     uint32_t *indices;     /* room for `top` */
@@ -288,7 +289,9 @@ static void submit(struct classify *c)
 static void run_job(struct cvd_job *job)
 {
     struct classify *c = (struct classify *)job;
-    if (still_wanted(c) && (c->body_is_read || read_body(c)) && decode(c)) {
+    bool decoded = still_wanted(c) && (c->body_is_read || read_body(c)) && decode(c);
+    batch_arrive(c->model->batcher, c->announced, decoded ? c->rq->decode_ns : 0);
+    if (decoded) {
         submit(c);
     } else {
         complete(c);
@@ -393,6 +396,8 @@ static enum request_result begin(struct classify *c)
             return REQUEST_DEFERRED;
         }
     }
+    c->announced = c->body_is_read ? c->body.images : 1; /* one at least */
+    batch_announce(c->model->batcher, c->announced);
     request_defer(rq);
     cvd_engine_submit(rq->app->engine, &c->job);
     return REQUEST_DEFERRED;

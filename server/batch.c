@@ -88,6 +88,8 @@ struct batcher {
     atomic_uint queued;                 /* images waiting */
     atomic_uint running;                /* images being computed */
     atomic_uint_least64_t ns_per_image; /* on one worker; moving average, 0 until the first batch */
+    atomic_uint coming;                 /* images announced, see batch_announce() */
+    atomic_uint_least64_t ns_to_arrive; /* of one image's decoding; moving average */
 
     /* What the timer looks after, on the clock of deadlines. All of them may be too early, as after
      * a ticket has left; then the timer wakes up for nothing. */
@@ -286,6 +288,11 @@ static void form(struct runner *r, struct ended *ended)
     }
 }
 
+static uint64_t moving_average(uint64_t average, uint64_t ns)
+{
+    return average ? average - average / 8 + ns / 8 : ns;
+}
+
 /* Books a batch's results in its tickets; those that are complete are to be ended. */
 static void finish(struct runner *r, uint64_t begin, uint64_t end, struct ended *ended)
 {
@@ -303,8 +310,7 @@ static void finish(struct runner *r, uint64_t begin, uint64_t end, struct ended 
         }
     }
     b->running -= r->images;
-    uint64_t ns = (end - begin) / r->images, average = b->ns_per_image;
-    b->ns_per_image = average ? average - average / 8 + ns / 8 : ns;
+    b->ns_per_image = moving_average(b->ns_per_image, (end - begin) / r->images);
 }
 
 /* ---- without the lock ---- */
@@ -491,7 +497,8 @@ static void *timer_main(void *cookie)
 
 /* ---- submitting ---- */
 
-uint64_t batch_estimate_ns(const struct batcher *b)
+/* Until a ticket that comes now is computed. */
+static uint64_t wait_ns(const struct batcher *b)
 {
     uint64_t ahead = b->queued;
     if (b->idle_count == 0)
@@ -499,16 +506,33 @@ uint64_t batch_estimate_ns(const struct batcher *b)
     return ahead * b->ns_per_image / b->runner_count;
 }
 
+uint64_t batch_estimate_ns(const struct batcher *b)
+{
+    return wait_ns(b) + b->coming * (b->ns_per_image + b->ns_to_arrive) / b->runner_count;
+}
+
 unsigned batch_depth(const struct batcher *b)
 {
-    return b->queued;
+    return b->queued + b->coming;
+}
+
+void batch_announce(struct batcher *b, unsigned images)
+{
+    atomic_fetch_add_explicit(&b->coming, images, memory_order_relaxed);
+}
+
+void batch_arrive(struct batcher *b, unsigned images, uint64_t took_ns)
+{
+    atomic_fetch_sub_explicit(&b->coming, images, memory_order_relaxed);
+    if (took_ns > 0)
+        b->ns_to_arrive = moving_average(b->ns_to_arrive, took_ns / images);
 }
 
 /* Whether a ticket that comes now would be answered before its deadline. Where nothing is in its
  * way it is given the chance, whatever the estimate says: it may be what corrects the estimate. */
 static bool may_be_in_time(const struct batcher *b, const struct batch_ticket *t)
 {
-    uint64_t wait = batch_estimate_ns(b), runners = b->runner_count;
+    uint64_t wait = wait_ns(b), runners = b->runner_count;
     uint64_t compute = (t->images + runners - 1) / runners * b->ns_per_image;
     return t->arrival_ns + wait + (wait > 0 ? compute : 0) < t->deadline_ns;
 }

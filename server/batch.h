@@ -77,8 +77,17 @@ void batcher_destroy(struct batcher *b);
 /* Never blocks. Any thread. */
 enum batch_admission batch_submit(struct batcher *b, struct batch_ticket *ticket);
 
-/* Images waiting now, and a guess in nanoseconds of how long one more would wait. */
+/* Images waiting or announced now, and a guess in nanoseconds of how long one more would wait. */
 unsigned batch_depth(const struct batcher *b);
 uint64_t batch_estimate_ns(const struct batcher *b);
+
+/*
+ * A request that has to be decoded by a worker first is announced when it is let in, and arrives
+ * when it is about to be submitted, or will not be; took_ns is what its decoding took, 0 when it
+ * did not get that far. Without this, more requests would be let in, and decoded, than the queue
+ * then has room and time for.
+ */
+void batch_announce(struct batcher *b, unsigned images);
+void batch_arrive(struct batcher *b, unsigned images, uint64_t took_ns);
 
 #endif

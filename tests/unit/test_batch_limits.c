@@ -129,6 +129,40 @@ Test(batch, what_would_be_done_too_late_is_refused)
     stop(b);
 }
 
+/* Requests that are being decoded count for those who ask at the door, not for those who are in. */
+Test(batch, announced_images_make_the_door_narrower)
+{
+    struct upload first, next;
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(8, 0, 4);
+    upload_init(&first, 4, 0, &done);
+    upload_init(&next, 4, 1, &done);
+    submit(b, &first);
+    wait_for(&done, 1);
+    batch_announce(b, 4);
+    cr_expect_eq(batch_depth(b), 4);
+    cr_expect_gt(batch_estimate_ns(b), 0, "they will have to be computed");
+    next.ticket.deadline_ns = clock_ns() + 60000000000u;
+    submit(b, &next); /* there are four places in the queue itself */
+    wait_for(&done, 1);
+    expect_own_answer(&next);
+    batch_arrive(b, 4, 4000000000u);
+    cr_expect_eq(batch_depth(b), 0);
+    cr_expect_eq(batch_estimate_ns(b), 0);
+    batch_announce(b, 3);
+    cr_expect_geq(batch_estimate_ns(b), 3000000000u, "an image takes a second to decode");
+    cr_expect_lt(batch_estimate_ns(b), 4000000000u);
+    batch_arrive(b, 3, 0); /* not decoded: that tells nothing */
+    batch_announce(b, 1);
+    cr_expect_geq(batch_estimate_ns(b), 1000000000u);
+    batch_arrive(b, 1, 0);
+    upload_free(&first);
+    upload_free(&next);
+    stop(b);
+}
+
 /* A ticket with little time is not computed together with so many that it would be late. */
 Test(batch, a_batch_is_no_larger_than_its_tickets_have_time_for)
 {
