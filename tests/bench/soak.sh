@@ -134,7 +134,7 @@ check 'every answer is the right one' "$(count wrong) == 0" "$(count wrong) wron
 check 'no connection breaks' "$(count broken) + $(count refused) == 0" \
     "$(count broken) broken, $(count refused) refused"
 check 'every request is answered' "$(count timed_out) + $(count unsent) == 0" \
-    "$(count timed_out) timed out, $(count unsent) not sent"
+    "$(count timed_out) timed out, $(count unsent) not sent; the generator was held up for $(count late_ms) ms at most"
 check 'hardly any is turned away' "$(count rejected) <= 0.01 * $(count answered)" \
     "$(count rejected) of $(count answered)"
 check 'memory does not grow' "$base > 0 && $most - $base <= $growth_kb" \

@@ -59,6 +59,8 @@ struct load_tally {
     struct histogram rejected; /* 503 */
     uint64_t *per_second;      /* 2xx by the second in which they came */
     size_t per_second_room;
+    uint64_t
+        late_ns;   /* the longest that this program itself was kept from running, out of a wait */
     double took_s; /* from the first request's moment to the end of the last */
 };
 

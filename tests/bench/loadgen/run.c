@@ -463,6 +463,9 @@ static void wait_for_events(struct load *l, uint64_t due_ns)
         wait = LONGEST_WAIT_NS;
     struct timespec timeout = {.tv_nsec = (long)wait};
     int n = epoll_pwait2(l->epoll, events, EVENTS, &timeout, NULL);
+    uint64_t late = now_ns() - now;
+    if (late > wait && late - wait > l->tally->late_ns)
+        l->tally->late_ns = late - wait;
     for (int i = 0; i < n; i++)
         on_event(l, events[i].data.ptr, events[i].events);
 }
