@@ -81,8 +81,8 @@ void conn_monitor(struct conn *c)
         c->monitored = epoll_ctl(c->http->guard_epoll, EPOLL_CTL_ADD, c->fd, &event) == 0;
 }
 
-void conn_cut(struct conn *c)
+void conn_cut(struct conn *c, const char *message)
 {
     if (conn_enter(c, CONN_ENDED))
-        guard_last_word(c->fd, c->rq.reply.status, c->rq.reply.error_code, "the body is too long");
+        guard_last_word(c->fd, c->rq.reply.status, c->rq.reply.error_code, message);
 }

@@ -143,8 +143,9 @@ static inline uint64_t conn_word_ms(uint64_t word)
 /* Has the guard look whether the client stays, from here to the end of the connection. */
 void conn_monitor(struct conn *c);
 
-/* Ends a connection from its own I/O thread, with a last word past the library. */
-void conn_cut(struct conn *c);
+/* Ends a connection from its own I/O thread, with the reply's status and code as a last word past
+ * the library. */
+void conn_cut(struct conn *c, const char *message);
 
 /* ---- http_guard.c ---- */
 enum cvd_status guard_start(struct http *h, struct cvd_error *err);

@@ -18,25 +18,39 @@ static bool must_close(const struct conn *c)
            atomic_load(&c->http->live) > c->http->max_connections;
 }
 
-static void add_headers(struct MHD_Response *response, const struct conn *c)
+static bool add(struct MHD_Response *response, const char *name, const char *value)
+{
+    return MHD_add_response_header(response, name, value) == MHD_YES;
+}
+
+/* All of them or false: without its "Connection: close" a reply to malformed framing would have
+ * what follows taken for a request. */
+static bool add_headers(struct MHD_Response *response, const struct conn *c)
 {
     const struct reply *r = &c->rq.reply;
     char number[16];
 
-    MHD_add_response_header(response, "Content-Type", r->content_type);
-    MHD_add_response_header(response, "X-Request-Id", c->rq.id);
-    if (r->status >= 400) {
-        MHD_add_response_header(response, "Cache-Control", "no-store");
-        MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
-    }
-    if (r->allow)
-        MHD_add_response_header(response, "Allow", r->allow);
-    if (r->retry_after) {
-        snprintf(number, sizeof number, "%u", r->retry_after);
-        MHD_add_response_header(response, "Retry-After", number);
-    }
-    if (must_close(c))
-        MHD_add_response_header(response, "Connection", "close");
+    snprintf(number, sizeof number, "%u", r->retry_after);
+    return add(response, "Content-Type", r->content_type) &&
+           add(response, "X-Request-Id", c->rq.id) &&
+           (r->status < 400 || (add(response, "Cache-Control", "no-store") &&
+                                add(response, "X-Content-Type-Options", "nosniff"))) &&
+           (!r->allow || add(response, "Allow", r->allow)) &&
+           (!r->retry_after || add(response, "Retry-After", number)) &&
+           (!must_close(c) || add(response, "Connection", "close"));
+}
+
+/* There is no memory for a reply of the library's. What came before on this connection is sent. */
+static enum MHD_Result send_last_word(struct conn *c)
+{
+    struct request *rq = &c->rq;
+
+    metrics_rejected(rq->app->metrics, REJECT_MEMORY);
+    rq->reply.status = 503;
+    rq->reply.error_code = "out_of_memory";
+    c->stage = STAGE_DRAINING; /* as any request that ends with a last word */
+    conn_cut(c, "no memory for a reply");
+    return MHD_NO;
 }
 
 enum MHD_Result http_send(struct conn *c)
@@ -50,11 +64,14 @@ enum MHD_Result http_send(struct conn *c)
     struct MHD_Response *response = MHD_create_response_from_buffer(
         r->body_len, r->body, r->body_is_static ? MHD_RESPMEM_PERSISTENT : MHD_RESPMEM_MUST_FREE);
     if (!response)
-        return MHD_NO; /* no memory for a reply: the connection is closed */
+        return send_last_word(c);
     if (!r->body_is_static)
         r->body = NULL; /* the response's now */
     c->reply_len = c->rq.method == METHOD_HEAD ? 0 : r->body_len;
-    add_headers(response, c);
+    if (!add_headers(response, c)) {
+        MHD_destroy_response(response);
+        return send_last_word(c);
+    }
     enum MHD_Result rc = conn_enter(c, CONN_WRITE)
                              ? MHD_queue_response(c->con, (unsigned)r->status, response)
                              : MHD_NO;

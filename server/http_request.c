@@ -340,7 +340,7 @@ static enum MHD_Result receive(struct conn *c, const char *data, size_t len)
     if (c->stage == STAGE_DRAINING) {
         if (received <= DRAIN_LIMIT_BYTES)
             return MHD_YES;
-        conn_cut(c);
+        conn_cut(c, "the body is too long");
         return MHD_NO;
     }
     switch (body_add(c, data, len)) {

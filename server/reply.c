@@ -67,10 +67,9 @@ enum request_result reply_error(struct request *rq, int status, const char *code
         text_json_string(&body, rq->id);
     }
     text_puts(&body, "}}\n");
-    rq->reply.error_code = code;
     if (body.failed)
-        return reply_static(rq, status, "application/json", no_memory_text,
-                            sizeof no_memory_text - 1);
+        return reply_take(rq, status, NULL, NULL, 0);
+    rq->reply.error_code = code;
     return fill(rq, status, "application/json", body.data, body.len, false);
 }
 

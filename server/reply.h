@@ -6,8 +6,9 @@
 
 #include <convd/status.h>
 
-/* {"error":{"code":"…","message":"…","request_id":"…"}}; the message is escaped. Falls back to a
- * fixed text when there is no memory. Returns REQUEST_DONE so that a handler can return it. */
+/* {"error":{"code":"…","message":"…","request_id":"…"}}; the message is escaped. Without
+ * memory for it the answer is 503 out_of_memory, a fixed text. Returns REQUEST_DONE so that a
+ * handler can return it. */
 enum request_result reply_error(struct request *rq, int status, const char *code,
                                 const char *format, ...) __attribute__((format(printf, 4, 5)));
 
