@@ -61,7 +61,7 @@ static enum cvd_status decompress(const char *path, char **bytes, size_t *len,
     }
     inflate_destroy(z);
     enum cvd_status status = CVD_STATUS_OK;
-    if (!z || b.no_memory)
+    if (!z || b.no_memory || result == INFLATE_NO_MEMORY)
         status =
             cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "%s: no memory to decompress it", path);
     else if (result == INFLATE_CORRUPT)

@@ -94,8 +94,15 @@ enum body_result body_add(struct conn *c, const char *data, size_t len)
 
     if (!c->body.inflater)
         return append(c, data, len);
-    if (inflate_add(c->body.inflater, data, len, inflated, &sink) == INFLATE_CORRUPT)
+    switch (inflate_add(c->body.inflater, data, len, inflated, &sink)) {
+    case INFLATE_CORRUPT:
         return BODY_CORRUPT;
+    case INFLATE_NO_MEMORY:
+        return BODY_NO_MEMORY;
+    case INFLATE_OK:
+    case INFLATE_STOPPED:
+        break;
+    }
     return sink.result;
 }
 

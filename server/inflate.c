@@ -38,16 +38,15 @@ void inflate_destroy(struct inflater *z)
  * zlib header's first byte is method 8 with a window of at most 7; a bare stream begins with that
  * only if its first block is stored with padding bits set, which compressors do not produce.
  */
-static bool start(struct inflater *z, unsigned char first)
+static enum inflate_result start(struct inflater *z, unsigned char first)
 {
     int window = 15 + 16; /* gzip */
 
     if (z->coding == INFLATE_DEFLATE)
         window = (first & 15) == 8 && first >> 4 <= 7 ? 15 : -15;
-    if (inflateInit2(&z->stream, window) != Z_OK)
-        return false;
-    z->started = true;
-    return true;
+    int rc = inflateInit2(&z->stream, window);
+    z->started = rc == Z_OK;
+    return rc == Z_MEM_ERROR ? INFLATE_NO_MEMORY : rc == Z_OK ? INFLATE_OK : INFLATE_CORRUPT;
 }
 
 enum inflate_result inflate_add(struct inflater *z, const void *bytes, size_t len,
@@ -57,8 +56,13 @@ enum inflate_result inflate_add(struct inflater *z, const void *bytes, size_t le
 
     if (len == 0)
         return INFLATE_OK;
-    if (len > UINT_MAX || (!z->started && !start(z, *(const unsigned char *)bytes)))
+    if (len > UINT_MAX)
         return INFLATE_CORRUPT;
+    if (!z->started) {
+        enum inflate_result result = start(z, *(const unsigned char *)bytes);
+        if (result != INFLATE_OK)
+            return result;
+    }
     z->stream.next_in = (z_const Bytef *)(size_t)bytes;
     z->stream.avail_in = (uInt)len;
     do {
@@ -71,6 +75,8 @@ enum inflate_result inflate_add(struct inflater *z, const void *bytes, size_t le
         z->stream.next_out = piece;
         z->stream.avail_out = sizeof piece;
         int rc = inflate(&z->stream, Z_NO_FLUSH);
+        if (rc == Z_MEM_ERROR) /* its window is not there from the start */
+            return INFLATE_NO_MEMORY;
         if (rc != Z_OK && rc != Z_STREAM_END && rc != Z_BUF_ERROR)
             return INFLATE_CORRUPT;
         size_t produced = sizeof piece - z->stream.avail_out;

@@ -15,6 +15,7 @@ enum inflate_coding { INFLATE_GZIP, INFLATE_DEFLATE };
 enum inflate_result {
     INFLATE_OK,
     INFLATE_CORRUPT,
+    INFLATE_NO_MEMORY,
     INFLATE_STOPPED /* the sink refused */
 };
 
