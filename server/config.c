@@ -7,10 +7,11 @@
  */
 #include "server/config.h"
 
+#include "server/strict_json.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -404,14 +405,15 @@ static void file_error(struct loader *l, const char *path, const char *text)
 }
 
 /* The parsed file or NULL, the error reported. */
-static json_t *file_open(struct loader *l, const char *path)
+/* Whether the file holds options; strict_json_free() in any case. */
+static bool file_open(struct loader *l, const char *path, struct strict_json *doc)
 {
     char reason[512];
-    json_t *root = NULL;
-    json_error_t error;
+    bool good = false;
     FILE *file = fopen(path, "re");
     char *text = file ? malloc(MAX_FILE_BYTES) : NULL;
 
+    *doc = (struct strict_json){.root = NULL};
     if (!file || !text) {
         file_error(l, path, strerror(errno));
         goto done;
@@ -421,29 +423,30 @@ static json_t *file_open(struct loader *l, const char *path)
         file_error(l, path, strerror(errno));
     } else if (len == MAX_FILE_BYTES) {
         file_error(l, path, "a configuration file must be smaller than 1 MiB");
-    } else if (!(root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error))) {
-        snprintf(reason, sizeof reason, "line %d: %s", error.line, error.text);
-        file_error(l, path, reason);
-    } else if (!json_is_object(root)) {
+    } else if (!strict_json_read(doc, text, len)) {
+        snprintf(reason, sizeof reason, "line %d: %s", doc->fault.line, doc->fault.text);
+        file_error(l, path, doc->no_memory ? "no memory" : reason);
+    } else if (!json_is_object(doc->root)) {
         file_error(l, path, "should be one JSON object of options");
-        json_decref(root);
-        root = NULL;
+    } else {
+        good = true;
     }
 done:
     free(text);
     if (file)
         fclose(file);
-    return root;
+    return good;
 }
 
 static void read_file(struct loader *l, const char *path)
 {
-    json_t *root = file_open(l, path), *value;
+    struct strict_json doc;
+    json_t *value;
     const char *key;
 
-    if (!root)
-        return;
-    json_object_foreach(root, key, value)
+    if (!file_open(l, path, &doc))
+        goto done;
+    json_object_foreach(doc.root, key, value)
     {
         char source[512], buf[32];
         const struct option *o = options;
@@ -461,7 +464,8 @@ static void read_file(struct loader *l, const char *path)
         else
             reject(l, o, "null, fraction, list or object", source);
     }
-    json_decref(root);
+done:
+    strict_json_free(&doc);
 }
 
 int config_load(struct config *config, int argc, char **argv, FILE *errors)

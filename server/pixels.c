@@ -10,9 +10,9 @@
 
 #include "server/gate.h"
 #include "server/pixels_scan.h"
+#include "server/strict_json.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -382,17 +382,9 @@ static void show_key(const char *key, char out[40])
     memcpy(out + n, key[n] ? "..." : "", key[n] ? 4 : 1);
 }
 
-static enum pixels_verdict judge(const struct reader *r)
+/* What the document around the values that were cut out comes to. */
+static enum pixels_verdict judge_object(const struct reader *r, json_t *root)
 {
-    json_error_t fault;
-    json_t *root = json_loadb(r->envelope, r->envelope_len, JSON_REJECT_DUPLICATES, &fault);
-    if (root == NULL) {
-        if (json_error_code(&fault) == json_error_out_of_memory) {
-            return PIXELS_NO_MEMORY;
-        }
-        size_t at = fault.position > 0 ? (size_t)fault.position : 0;
-        return bad_json(r, r->cut && at >= r->cut_at ? at + r->cut_shift : at);
-    }
     enum pixels_verdict verdict = PIXELS_OK;
     if (!json_is_object(root)) {
         verdict = pixels_refuse(r->why, PIXELS_BAD_JSON, "the body must be a JSON object");
@@ -427,7 +419,20 @@ static enum pixels_verdict judge(const struct reader *r)
             pixels_refuse(r->why, PIXELS_BAD_REQUEST,
                           "one of \"pixels\", \"image\" and \"images\" is needed, not several");
     }
-    json_decref(root);
+    return verdict;
+}
+
+static enum pixels_verdict judge(const struct reader *r)
+{
+    struct strict_json doc;
+    enum pixels_verdict verdict = PIXELS_NO_MEMORY;
+    if (strict_json_read(&doc, r->envelope, r->envelope_len)) {
+        verdict = judge_object(r, doc.root);
+    } else if (!doc.no_memory) {
+        size_t at = doc.fault.position > 0 ? (size_t)doc.fault.position : 0;
+        verdict = bad_json(r, r->cut && at >= r->cut_at ? at + r->cut_shift : at);
+    }
+    strict_json_free(&doc);
     return verdict;
 }
 

@@ -1,8 +1,8 @@
 /* Pixels -> a model's input: color, resize, crop, invert, normalise; and the JSON that says how. */
 #include "server/image.h"
 #include "server/resize.h"
+#include "server/strict_json.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,29 +179,30 @@ static enum cvd_status parse_key(const struct parser *c, const char *key, const 
 enum cvd_status preprocess_parse(struct preprocess *p, const char *json, size_t len,
                                  const char *where, struct cvd_error *err)
 {
-    json_error_t fault;
-    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES, &fault);
-    if (root == NULL) {
-        return cvd_error_set(err, CVD_STATUS_INVALID_ARGUMENT, "%s: not valid JSON (line %d): %s",
-                             where, fault.line, fault.text);
-    }
+    struct strict_json doc;
     struct preprocess parsed = *p;
     const struct parser c = {&parsed, where, err};
     enum cvd_status status = CVD_STATUS_OK;
-    if (!json_is_object(root)) {
+    if (!strict_json_read(&doc, json, len)) {
+        status = doc.no_memory
+                     ? cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "%s: no memory", where)
+                     : cvd_error_set(err, CVD_STATUS_INVALID_ARGUMENT,
+                                     "%s: not valid JSON (line %d): %s", where, doc.fault.line,
+                                     doc.fault.text);
+    } else if (!json_is_object(doc.root)) {
         status =
             cvd_error_set(err, CVD_STATUS_INVALID_ARGUMENT, "%s: must be a JSON object", where);
     }
     const char *key;
     json_t *value;
-    json_object_foreach(root, key, value)
+    json_object_foreach(doc.root, key, value)
     {
         status = parse_key(&c, key, value);
         if (status != CVD_STATUS_OK) {
             break;
         }
     }
-    json_decref(root);
+    strict_json_free(&doc);
     if (status == CVD_STATUS_OK) {
         *p = parsed;
     }

@@ -7,9 +7,9 @@
 
 #include "server/file.h"
 #include "server/registry.h"
+#include "server/strict_json.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,14 +72,18 @@ enum cvd_status labels_parse_lines(const char *text, size_t len, const char *whe
 enum cvd_status labels_parse_json(const char *json, size_t len, const char *where, char ***labels,
                                   size_t *count, struct cvd_error *err)
 {
-    json_error_t reason;
-    json_t *array = json_loadb(json, len, 0, &reason), *item;
-    if (!json_is_array(array) || json_array_size(array) == 0) {
-        json_decref(array);
-        return cvd_error_set(err, CVD_STATUS_INVALID_DATA,
-                             "%s: not a JSON array of labels, or an empty one", where);
-    }
+    struct strict_json doc;
+    const json_t *array = strict_json_read(&doc, json, len) ? doc.root : NULL, *item;
     enum cvd_status status = CVD_STATUS_OK;
+    if (doc.no_memory)
+        status = no_memory(where, err);
+    else if (!json_is_array(array) || json_array_size(array) == 0)
+        status = cvd_error_set(err, CVD_STATUS_INVALID_DATA,
+                               "%s: not a JSON array of labels, or an empty one", where);
+    if (status != CVD_STATUS_OK) {
+        strict_json_free(&doc);
+        return status;
+    }
     size_t size = json_array_size(array), i;
     char **list = calloc(size, sizeof *list);
     if (!list)
@@ -95,7 +99,7 @@ enum cvd_status labels_parse_json(const char *json, size_t len, const char *wher
             if (status != CVD_STATUS_OK)
                 break;
         }
-    json_decref(array);
+    strict_json_free(&doc);
     if (status != CVD_STATUS_OK) {
         labels_free(list, size);
         return status;
@@ -250,17 +254,18 @@ enum cvd_status settings_parse(const char *json, size_t len, const char *path, s
                                struct cvd_error *err)
 {
     struct settings s = {.path = strdup(path), .max_delay_ns = REGISTRY_NO_DELAY};
-    json_error_t reason;
+    struct strict_json doc;
     enum cvd_status status;
     if (!s.path)
         return no_memory(path, err);
-    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES, &reason);
-    if (!root)
-        status = cvd_error_set(err, CVD_STATUS_INVALID_DATA, "%s: line %d: %s", path, reason.line,
-                               reason.text);
+    if (strict_json_read(&doc, json, len))
+        status = read_document(&s, doc.root, err);
+    else if (doc.no_memory)
+        status = no_memory(path, err);
     else
-        status = read_document(&s, root, err);
-    json_decref(root);
+        status = cvd_error_set(err, CVD_STATUS_INVALID_DATA, "%s: line %d: %s", path,
+                               doc.fault.line, doc.fault.text);
+    strict_json_free(&doc);
     if (status == CVD_STATUS_OK)
         *out = s;
     else
