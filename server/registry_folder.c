@@ -62,19 +62,19 @@ static void folder_model_free(struct folder_model *fm)
     free(fm->sources);
 }
 
-/* Takes over the two strings, also when it fails. */
+/* Takes over `file`, also when it fails; the folder, where labels may be, is copied unless NULL. */
 static bool add_source(struct folder_model *fm, const char *name, const char *version, char *file,
-                       char *folder)
+                       const char *folder_path)
 {
+    char *folder = folder_path ? strdup(folder_path) : NULL;
     struct source *more = realloc(fm->sources, (fm->count + 1) * sizeof *more);
-    if (!more || !file) {
-        if (more)
-            fm->sources = more;
+    if (more)
+        fm->sources = more;
+    if (!more || !file || (folder_path && !folder)) {
         free(file);
         free(folder);
         return false;
     }
-    fm->sources = more;
     struct source *s = &fm->sources[fm->count++];
     *s = (struct source){.file = file, .folder = folder};
     snprintf(s->name, sizeof s->name, "%s", name);
@@ -100,7 +100,7 @@ static bool find_versions(struct folder_model *fm, const char *path, const char 
             if (asprintf(&file, "%s/%s/model.onnx", path, entries[i]->d_name) < 0)
                 good = false;
             else if (is_regular(file))
-                good = add_source(fm, name, entries[i]->d_name, file, strdup(path));
+                good = add_source(fm, name, entries[i]->d_name, file, path);
             else
                 free(file);
         }
@@ -111,7 +111,7 @@ static bool find_versions(struct folder_model *fm, const char *path, const char 
     if (good && fm->count == 0) {
         char *file = join(path, "model.onnx");
         if (file && is_regular(file))
-            good = add_source(fm, name, "1", file, strdup(path));
+            good = add_source(fm, name, "1", file, path);
         else
             free(file);
     }
