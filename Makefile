@@ -72,7 +72,7 @@ endif
 server_src  := $(sort $(wildcard server/*.c))
 engine_obj  := $(engine_src:%.c=$B/%.o) $B/engine/models/builtin.o
 server_obj  := $(filter-out $B/server/main.o,$(server_src:%.c=$B/%.o)) $B/server/web/page.o
-support_src := $(filter-out %/tsan_runner.c %/leak_check.c,$(sort $(wildcard tests/support/*.c)))
+support_src := $(filter-out %/tsan_runner.c %/leak_check.c %/alloc_hook.c,$(sort $(wildcard tests/support/*.c)))
 support_obj := $(support_src:%.c=$B/%.o)
 
 suites      := unit kernels conformance http
@@ -152,6 +152,12 @@ $(test_bin): $B/%: $B/%.o $(test_extra) $B/libsupport.a $B/libserver.a $B/libcon
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcriterion $(LIBS)
 
+# Its own malloc(): see alloc_hook.h. Not instrumented, because it works before a sanitizer does.
+ifeq ($(filter thread,$(SANITIZER)),)
+$B/tests/unit/test_load_memory: $B/tests/support/alloc_hook.o
+endif
+$B/tests/support/alloc_hook.o: FLAGS_FILE := -fno-sanitize=all
+
 # Not from libsupport.a: the tool needs no Criterion.
 $(tool_bin): $B/tests/conformance/onnx_conformance.o $B/tests/support/conformance.o $B/libconvd.a
 	$(call say,LINK,$@)
@@ -177,17 +183,24 @@ $B/loadgen: $(loadgen_obj)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^
 
-test-build: all $(test_bin) $(replay_bin) $B/loadgen
+# The same, preloaded into the program.
+alloc_hook := $B/tests/support/alloc_hook.so
+$(alloc_hook): tests/support/alloc_hook.c tests/support/alloc_hook.h
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(BASE) $(WARN) -fPIC -shared -o $@ $< -ldl
+
+test-build: all $(test_bin) $(replay_bin) $B/loadgen $(alloc_hook)
 
 ## test           run every test (SANITIZER=..., CONVD_CPU=..., see also test-unit, test-http, ...)
 test: test-build
-	$(Q)CONVD_BIN=$B/convd SANITIZER=$(SANITIZER) tests/run.sh $(test_bin) $(replay_bin)
+	$(Q)CONVD_BIN=$B/convd ALLOC_HOOK=$(alloc_hook) SANITIZER=$(SANITIZER) tests/run.sh $(test_bin) $(replay_bin)
 
 ## test-SUITE     run one suite: unit, kernels, conformance, http, fuzz
 $(suites:%=test-%): test-%: test-build
-	$(Q)CONVD_BIN=$B/convd SANITIZER=$(SANITIZER) tests/run.sh $(filter $B/tests/$*/%,$(test_bin))
+	$(Q)CONVD_BIN=$B/convd ALLOC_HOOK=$(alloc_hook) SANITIZER=$(SANITIZER) tests/run.sh $(filter $B/tests/$*/%,$(test_bin))
 test-fuzz: test-build
-	$(Q)CONVD_BIN=$B/convd SANITIZER=$(SANITIZER) tests/run.sh $(replay_bin)
+	$(Q)CONVD_BIN=$B/convd ALLOC_HOOK=$(alloc_hook) SANITIZER=$(SANITIZER) tests/run.sh $(replay_bin)
 
 ## fuzz           build libFuzzer targets in build/fuzz (needs clang; run: build/fuzz/fuzz_X tests/fuzz/corpus/X)
 fuzz: $(fuzz_bin)
