@@ -77,7 +77,8 @@ static void ask_again(struct server *s, struct client *c, bool open, const char 
     const struct kind good = digit("the next one", RAW, digit_pixels(6), 784, 6);
     if (!open) {
         client_close(c);
-        c = client_connect(s);
+        c = client_try_connect(s);
+        cr_assert(c != NULL, "%s ended the server:\n%s", what, server_log_tail(s));
     }
     client_send(c, good.bytes.bytes, good.bytes.len);
     expect_digit(client_read(c, false), 6, 5, data_printf("after %s", what));
