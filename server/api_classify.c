@@ -90,11 +90,18 @@ static void expire(struct classify *c)
     reply_error(c->rq, 504, "deadline_exceeded", "the request's deadline has passed");
 }
 
-/* Nobody reads this reply; its status is for the log. 499 is what proxies write there. */
+/* When the client has left, nobody reads the reply; its status is for the log, and 499 is what
+ * proxies write there. A server that stops gives up the clients that are still there as well. */
 static void cancel(struct classify *c)
 {
+    struct request *rq = c->rq;
     metrics_inference(c->model->metrics, OUTCOME_CANCELLED, c->body.images ? c->body.images : 1);
-    reply_error(c->rq, 499, "client_gone", "the client closed the connection");
+    if (atomic_load(&rq->app->phase) == APP_STOPPING) {
+        metrics_rejected(rq->app->metrics, REJECT_DRAINING);
+        reply_busy(rq, "draining", "the server is shutting down");
+    } else {
+        reply_error(rq, 499, "client_gone", "the client closed the connection");
+    }
 }
 
 /* Whether the answer is still wanted; otherwise the reply is filled. */

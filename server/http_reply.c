@@ -59,7 +59,7 @@ enum MHD_Result http_send(struct conn *c)
 
     if (r->status == 0)
         reply_error(&c->rq, 500, "internal", "the request was not answered");
-    c->client_left = atomic_load(&c->gone);
+    c->client_left = atomic_load(&c->peer_gone);
     body_free(c);
     struct MHD_Response *response = MHD_create_response_from_buffer(
         r->body_len, r->body, r->body_is_static ? MHD_RESPMEM_PERSISTENT : MHD_RESPMEM_MUST_FREE);

@@ -166,6 +166,23 @@ Test(drain, the_timeout_ends_the_wait)
     cr_expect(client_at_end(c, 1));
 }
 
+/* Work that the timeout does not leave time for is refused; the client has not gone anywhere. */
+Test(drain, clients_that_are_given_up_are_told)
+{
+    struct server *s = server_start_with("--threads", "1", "--max-delay-us", "1000000",
+                                         "--drain-timeout", "100ms");
+    struct client *c = client_connect(s);
+    post_raw(c);
+    cr_assert(http_metric_wait(s, "convd_queue_depth{model=\"lenet5\"}", 1, 1, 2));
+    double begin = now_s();
+    server_signal(s, SIGTERM);
+    const struct response *r = client_read(c, false);
+    response_expect_error(r, 503, "draining", "given up");
+    cr_assert(response_header(r, "Retry-After") != NULL);
+    expect_end(s, 0, 0, 25, begin);
+    cr_assert(strstr(server_log(s), "client_gone") == NULL, "%s", server_log(s));
+}
+
 Test(drain, a_second_signal_ends_it_at_once)
 {
     struct server *s = server_start_with("--drain-delay", "60s");
