@@ -1,9 +1,9 @@
 /*
  * Clients that do at random what clients do: ask, wait, leave in the middle of a body or of the
- * wait for an answer, read slowly, give little time; and a server that is told to stop while they
- * do. Every answer must be the right one or an honest refusal, and the server must end with status
- * 0. It is under ThreadSanitizer and AddressSanitizer that this finds most: a daemon of its own, no
- * thread of which is known to be after another because of a client.
+ * wait for an answer, read slowly, give little time; and a server that is told to load its models
+ * anew and to stop while they do. Every answer must be the right one or an honest refusal, and the
+ * server must end with status 0. It is under ThreadSanitizer and AddressSanitizer that this finds
+ * most: a daemon of its own, no thread of which is known to be after another because of a client.
  *
  * $SEED is the seed of the first round (default 1).
  */
@@ -378,7 +378,10 @@ Test(random, clients_and_a_server_that_stops, .timeout = 60)
             visitors[i].state = splitmix(&dice->state);
             cr_assert(pthread_create(&threads[i], NULL, visit, &visitors[i]) == 0);
         }
-        pause_us((100000 + roll(dice, 400000)) * (server_slowness() > 1 ? 3 : 1));
+        for (unsigned i = roll(dice, 4); i < 5; i++) {
+            pause_us((20000 + roll(dice, 100000)) * (server_slowness() > 1 ? 3 : 1));
+            server_signal(s, SIGHUP);
+        }
         server_signal(s, SIGTERM);
         int status = server_wait(s, 15.0 * server_slowness());
         atomic_store(&r.stop, true);
