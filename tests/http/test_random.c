@@ -278,8 +278,8 @@ static void talk_nonsense(struct visitor *v)
         "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\nabc",
         "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
         "POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\nabc",
-        "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: "
-        "5\r\n\r\n12345",
+        ("POST /classify HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: "
+         "5\r\n\r\n12345"),
         "POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         "GET / HTTP/1.1\r\nHo",
         "\x16\x03\x01",
