@@ -9,6 +9,7 @@
 #include "server/classify.h"
 #include "server/clock.h"
 #include "server/metrics.h"
+#include "server/pool.h"
 #include "server/registry.h"
 #include "server/reply.h"
 #include "server/routes.h"
@@ -40,8 +41,8 @@ static void classify_state_free(void *state)
 {
     struct classify *c = state;
     classify_free(&c->body);
-    free(c->input);
-    free(c);
+    pool_free(c->input);
+    pool_free(c);
 }
 
 /* ---------------------------------------------------------------- refusals */
@@ -238,7 +239,7 @@ static bool allocate(struct classify *c)
         __builtin_mul_overflow(floats, sizeof(float), &bytes)) {
         return false;
     }
-    c->input = malloc(bytes);
+    c->input = pool_alloc(bytes);
     if (c->input) {
         c->output = c->input + m->input_elements * c->body.images;
         c->indices = (uint32_t *)(c->output + m->classes * c->body.images);
@@ -346,7 +347,7 @@ static bool read_options(const struct request *rq, const char **name, const char
 static struct classify *create(struct request *rq, struct registry_model *model, unsigned long top)
 {
     const struct config *config = rq->app->config;
-    struct classify *c = calloc(1, sizeof *c);
+    struct classify *c = pool_alloc_zeroed(sizeof *c);
     if (c == NULL) {
         registry_release(model);
         return NULL;

@@ -1,8 +1,8 @@
 /* Base64 (RFC 4648 section 4) and the base64 form of data: URLs (RFC 2397) -> bytes. */
 #include "server/pixels.h"
+#include "server/pool.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -64,7 +64,7 @@ bool pixels_base64(const char *text, size_t len, uint8_t **out, size_t *out_len)
     for (int i = 0; i < 256; i++) {
         table[i] = (uint8_t)digit((unsigned char)i);
     }
-    uint8_t *bytes = malloc(len / 4 * 3 + 3);
+    uint8_t *bytes = pool_alloc(len / 4 * 3 + 3);
     if (bytes == NULL) {
         errno = ENOMEM;
         return false;
@@ -101,14 +101,14 @@ bool pixels_base64(const char *text, size_t len, uint8_t **out, size_t *out_len)
         } else if (value == PAD && digits + pads >= 2 && digits + pads < 4) {
             pads++;
         } else if (value != SPACE) {
-            free(bytes);
+            pool_free(bytes);
             return false;
         }
     }
     /* What the last, padded group leaves over must be zero: one text for one value. */
     unsigned spare = digits == 3 ? 2 : 4;
     if ((digits + pads) % 4 != 0 || (digits != 0 && (group & ((1u << spare) - 1)) != 0)) {
-        free(bytes);
+        pool_free(bytes);
         return false;
     }
     if (digits == 3) {

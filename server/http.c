@@ -13,6 +13,7 @@
 #include "server/config.h"
 #include "server/http_conn.h"
 #include "server/log.h"
+#include "server/pool.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -76,7 +77,7 @@ static void request_completed(void *cls, struct MHD_Connection *con, void **con_
     if (c->stage != STAGE_NONE)
         http_finish(c, code);
     if (c->uri != c->uri_inline)
-        free(c->uri);
+        pool_free(c->uri);
     c->uri = NULL;
     c->stage = STAGE_NONE;
     conn_enter(c, CONN_IDLE);

@@ -5,8 +5,8 @@
 #include "server/http_conn.h"
 
 #include "server/config.h"
+#include "server/pool.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* What a client announces is believed up to here; beyond it the buffer grows with what comes. */
@@ -32,7 +32,7 @@ static enum body_result grow(struct conn *c, size_t room)
 
     if (!charge(c, more))
         return BODY_NO_MEMORY;
-    char *data = realloc(b->data, room);
+    char *data = pool_grow(b->data, b->len, room);
     if (!data) {
         atomic_fetch_sub(&c->http->body_bytes, more);
         return BODY_NO_MEMORY;
@@ -109,7 +109,7 @@ enum body_result body_add(struct conn *c, const char *data, size_t len)
 void body_free(struct conn *c)
 {
     atomic_fetch_sub(&c->http->body_bytes, c->body.room);
-    free(c->body.data);
+    pool_free(c->body.data);
     inflate_destroy(c->body.inflater);
     c->body = (struct http_body){0};
 }

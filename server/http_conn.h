@@ -85,7 +85,7 @@ struct conn {
     struct http_body body;
     size_t reply_len;
     uint64_t timeout_ns;
-    char *uri;   /* the path, then the query, then room for the captures; uri_inline or malloc'ed */
+    char *uri; /* the path, then the query, then room for the captures; uri_inline or the pool's */
     char *query; /* inside uri, or NULL */
     char *scratch;
     char uri_inline[384];

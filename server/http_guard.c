@@ -4,6 +4,7 @@
 #include "server/clock.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/pool.h"
 
 #include <errno.h>
 #include <linux/tcp.h> /* the C library's struct tcp_info ends before tcpi_bytes_received */
@@ -175,6 +176,7 @@ static void *guard(void *arg)
         uint64_t now_ms = clock_ns() / 1000000u;
         if (now_ms >= sweep_ms) {
             sweep(h, now_ms);
+            pool_age();
             sweep_ms = now_ms + SWEEP_MS;
         }
         if (now_ms >= nudge_ms) {

@@ -5,12 +5,12 @@
 #include "server/config.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/pool.h"
 #include "server/reply.h"
 #include "server/routes.h"
 
 #include <arpa/inet.h>
 #include <inttypes.h>
-#include <stdlib.h>
 
 static bool must_close(const struct conn *c)
 {
@@ -61,8 +61,10 @@ enum MHD_Result http_send(struct conn *c)
         reply_error(&c->rq, 500, "internal", "the request was not answered");
     c->client_left = atomic_load(&c->peer_gone);
     body_free(c);
-    struct MHD_Response *response = MHD_create_response_from_buffer(
-        r->body_len, r->body, r->body_is_static ? MHD_RESPMEM_PERSISTENT : MHD_RESPMEM_MUST_FREE);
+    struct MHD_Response *response =
+        r->body_is_static
+            ? MHD_create_response_from_buffer(r->body_len, r->body, MHD_RESPMEM_PERSISTENT)
+            : MHD_create_response_from_buffer_with_free_callback(r->body_len, r->body, pool_free);
     if (!response)
         return send_last_word(c);
     if (!r->body_is_static)
@@ -219,7 +221,7 @@ void http_finish(struct conn *c, enum MHD_RequestTerminationCode how)
     if (rq->state_free)
         rq->state_free(rq->state);
     if (!rq->reply.body_is_static)
-        free(rq->reply.body);
+        pool_free(rq->reply.body);
     rq->state = NULL;
     rq->state_free = NULL;
     rq->reply = (struct reply){0};

@@ -19,11 +19,11 @@
 #include "server/config.h"
 #include "server/gate.h"
 #include "server/metrics.h"
+#include "server/pool.h"
 #include "server/reply.h"
 #include "server/routes.h"
 #include "server/uri.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -44,7 +44,7 @@ void *http_uri_seen(void *cls, const char *uri, struct MHD_Connection *con)
         return NULL;
     c->con = con;
     c->stage = STAGE_NONE;
-    c->uri = 2 * (len + 1) <= sizeof c->uri_inline ? c->uri_inline : malloc(2 * (len + 1));
+    c->uri = 2 * (len + 1) <= sizeof c->uri_inline ? c->uri_inline : pool_alloc(2 * (len + 1));
     if (c->uri) {
         memcpy(c->uri, uri, len + 1);
         c->scratch = c->uri + len + 1;

@@ -1,10 +1,10 @@
 /* Image files -> 8-bit pixels: the decoder's output brought to one or three channels. */
 #include "server/image.h"
 
+#include "server/pool.h"
 #include "server/stb.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 /* ITU-R 601 luma in 16-bit fixed point, the weights and the rounding of Pillow's mode "L". */
 void image_luma(const uint8_t *rgb, size_t count, uint8_t *gray)
@@ -44,8 +44,6 @@ enum gate_verdict image_decode(const void *bytes, size_t len, const struct gate_
     if (decoded != channels) {
         size_t count = (size_t)image.width * image.height;
         image_luma(image.pixels, count, image.pixels);
-        uint8_t *smaller = realloc(image.pixels, count);
-        image.pixels = smaller ? smaller : image.pixels;
     }
     *out = image;
     return GATE_OK;
@@ -53,6 +51,6 @@ enum gate_verdict image_decode(const void *bytes, size_t len, const struct gate_
 
 void image_free(struct image *image)
 {
-    free(image->pixels);
+    pool_free(image->pixels);
     image->pixels = NULL;
 }

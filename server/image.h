@@ -17,7 +17,7 @@
 /* Interleaved 8-bit pixels [height][width][channels], 1 (grey) or 3 (RGB) channels. */
 struct image {
     unsigned width, height, channels;
-    uint8_t *pixels; /* malloc'ed */
+    uint8_t *pixels; /* pool.h's */
 };
 
 /* Decodes what gate_image() accepted, to 1 or 3 channels (grey: the ITU-R 601 luma that Pillow's

@@ -1,8 +1,9 @@
 /* Compressed request bodies, inflated while they arrive; the only user of zlib's inflate(). */
 #include "server/inflate.h"
 
+#include "server/pool.h"
+
 #include <limits.h>
-#include <stdlib.h>
 #include <zlib.h>
 
 /* Output is handed over in pieces, so that a bomb is stopped at the sink's limit, not after it. */
@@ -17,10 +18,13 @@ struct inflater {
 
 struct inflater *inflate_create(enum inflate_coding coding)
 {
-    struct inflater *z = calloc(1, sizeof *z);
+    struct inflater *z = pool_alloc_zeroed(sizeof *z);
 
-    if (z)
-        z->coding = coding;
+    if (!z)
+        return NULL;
+    z->coding = coding;
+    z->stream.zalloc = pool_zalloc;
+    z->stream.zfree = pool_zfree;
     return z;
 }
 
@@ -30,7 +34,7 @@ void inflate_destroy(struct inflater *z)
         return;
     if (z->started)
         inflateEnd(&z->stream);
-    free(z);
+    pool_free(z);
 }
 
 /*

@@ -65,7 +65,7 @@ void metrics_queue_depth(struct metrics_model *mm, int delta_images);
 void metrics_queue_bytes(struct metrics *m, ptrdiff_t delta);
 struct metrics *metrics_of(struct metrics_model *mm);
 
-/* The page: malloc'ed text, NULL when there is no memory. */
+/* The page: the data of a struct text, NULL when there is no memory. */
 char *metrics_text(struct metrics *m, size_t *len);
 
 #endif

@@ -10,11 +10,11 @@
 
 #include "server/gate.h"
 #include "server/pixels_scan.h"
+#include "server/pool.h"
 #include "server/strict_json.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { ENVELOPE_BYTES = 64 * 1024, MAX_DEPTH = 32, KEYS = 3 };
@@ -109,7 +109,7 @@ static enum pixels_verdict read_pixels(struct reader *r)
     }
     verdict = interpret(r, &numbers);
     if (verdict != PIXELS_OK) {
-        free(numbers.values);
+        pool_free(numbers.values);
         return verdict;
     }
     return PIXELS_OK;
@@ -177,12 +177,13 @@ static int unescape_one(const char **at, const char *end)
     return code > 0 && code < 0x80 ? code : 0x80;
 }
 
-/* Text with its escapes resolved, malloc'ed; NULL with errno 0 when it is not JSON. */
+/* Text with its escapes resolved, from the pool; NULL with errno 0 when it is not JSON. */
 static char *unescape(const char *text, size_t len, size_t *out_len)
 {
-    char *out = malloc(len + 1);
+    char *out = pool_alloc(len + 1);
     const char *at = text, *end = text + len;
     size_t n = 0;
+    errno = out ? 0 : ENOMEM;
     while (out && at < end) {
         if (*at != '\\') {
             out[n++] = *at++;
@@ -191,8 +192,7 @@ static char *unescape(const char *text, size_t len, size_t *out_len)
         at++;
         int byte = unescape_one(&at, end);
         if (byte < 0) {
-            free(out);
-            errno = 0;
+            pool_free(out);
             return NULL;
         }
         out[n++] = (char)byte;
@@ -222,7 +222,7 @@ static enum pixels_verdict read_file(struct reader *r)
     struct pixels_document *out = r->out;
     struct pixels_file file;
     bool ok = pixels_base64(text, len, &file.bytes, &file.len);
-    free(resolved);
+    pool_free(resolved);
     if (!ok) {
         return errno == ENOMEM ? PIXELS_NO_MEMORY
                                : pixels_refuse(r->why, PIXELS_BAD_REQUEST,
@@ -231,9 +231,10 @@ static enum pixels_verdict read_file(struct reader *r)
     /* Room grows in powers of two. */
     if ((out->file_count & (out->file_count - 1)) == 0) {
         size_t room = out->file_count ? out->file_count * 2 : 1;
-        struct pixels_file *files = realloc(out->files, room * sizeof *files);
+        struct pixels_file *files =
+            pool_grow(out->files, out->file_count * sizeof *files, room * sizeof *files);
         if (files == NULL) {
-            free(file.bytes);
+            pool_free(file.bytes);
             return PIXELS_NO_MEMORY;
         }
         out->files = files;
@@ -450,7 +451,7 @@ enum pixels_verdict pixels_parse(const char *body, size_t len, unsigned height, 
                        .max_pixels = max_pixels,
                        .out = out,
                        .why = why,
-                       .envelope = malloc(ENVELOPE_BYTES)};
+                       .envelope = pool_alloc(ENVELOPE_BYTES)};
     enum pixels_verdict verdict = PIXELS_NO_MEMORY;
     if (r.envelope) {
         verdict = read_body(&r);
@@ -458,7 +459,7 @@ enum pixels_verdict pixels_parse(const char *body, size_t len, unsigned height, 
     if (verdict == PIXELS_OK) {
         verdict = judge(&r);
     }
-    free(r.envelope);
+    pool_free(r.envelope);
     if (verdict == PIXELS_NO_MEMORY) {
         pixels_refuse(why, verdict, "no memory for this request");
     }
@@ -470,10 +471,10 @@ enum pixels_verdict pixels_parse(const char *body, size_t len, unsigned height, 
 
 void pixels_free(struct pixels_document *document)
 {
-    free(document->pixels.values);
+    pool_free(document->pixels.values);
     for (size_t i = 0; i < document->file_count; i++) {
-        free(document->files[i].bytes);
+        pool_free(document->files[i].bytes);
     }
-    free(document->files);
+    pool_free(document->files);
     *document = (struct pixels_document){0};
 }

@@ -29,13 +29,13 @@ struct pixels_reason {
 /* One picture of a JSON document: pixels (0 … 255 as float, interleaved) or an encoded file. */
 struct pixels_array {
     unsigned count, height, width, channels; /* count pictures of one size */
-    float *values;                           /* malloc'ed, [count][height][width][channels] */
+    float *values;                           /* pool.h's, [count][height][width][channels] */
 };
 
 struct pixels_document {
     bool has_pixels;
     struct pixels_array pixels;
-    /* "image" or "images": decoded base64, each malloc'ed. */
+    /* "image" or "images": decoded base64, each from pool.h. */
     struct pixels_file {
         uint8_t *bytes;
         size_t len;
@@ -53,7 +53,7 @@ enum pixels_verdict pixels_parse(const char *body, size_t len, unsigned height, 
                                  struct pixels_document *out, struct pixels_reason *why);
 void pixels_free(struct pixels_document *document);
 
-/* Strict base64 (RFC 4648, padding required, ASCII white space ignored); *out is malloc'ed. The
+/* Strict base64 (RFC 4648, padding required, ASCII white space ignored); *out is pool.h's. The
  * prefix "data:…;base64," is skipped. False for a bad alphabet, padding or length, and, with errno
  * ENOMEM, when there is no memory. */
 bool pixels_base64(const char *text, size_t len, uint8_t **out, size_t *out_len);

@@ -7,6 +7,7 @@
  */
 #include "server/pixels_scan.h"
 
+#include "server/pool.h"
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -244,7 +245,7 @@ static enum pixels_verdict add_number(struct scan *s)
         }
         size_t room = s->room ? s->room * 2 : 4096;
         room = room < s->max_count ? room : s->max_count;
-        float *more = realloc(out->values, room * sizeof *more);
+        float *more = pool_grow(out->values, out->count * sizeof *more, room * sizeof *more);
         if (more == NULL) {
             return PIXELS_NO_MEMORY;
         }
@@ -399,7 +400,7 @@ enum pixels_verdict pixels_scan_array(struct pixels_cursor *c, size_t max_count,
         }
     } while (verdict == PIXELS_OK && s.depth > 0);
     if (verdict != PIXELS_OK) {
-        free(out->values);
+        pool_free(out->values);
         out->values = NULL;
     }
     return verdict;

@@ -1,10 +1,10 @@
 /* Pixels -> a model's input: color, resize, crop, invert, normalise; and the JSON that says how. */
 #include "server/image.h"
+#include "server/pool.h"
 #include "server/resize.h"
 #include "server/strict_json.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 static unsigned shorter(unsigned a, unsigned b)
@@ -301,7 +301,7 @@ static bool run_converted(const struct preprocess *p, const struct image *image,
     if (p->resize == IMAGE_NO_RESIZE) {
         return false;
     }
-    uint8_t *pixels = malloc((size_t)p->width * p->height * image->channels);
+    uint8_t *pixels = pool_alloc((size_t)p->width * p->height * image->channels);
     unsigned width, height;
     resized_size(p, image, &width, &height);
     struct resize_window window = {half_even(width - p->width), half_even(height - p->height),
@@ -310,7 +310,7 @@ static bool run_converted(const struct preprocess *p, const struct image *image,
     if (ok) {
         normalise_bytes(p, pixels, image->channels, out);
     }
-    free(pixels);
+    pool_free(pixels);
     return ok;
 }
 
@@ -322,13 +322,13 @@ bool preprocess_run(const struct preprocess *p, const struct image *image, float
     struct image gray = *image;
     size_t count = (size_t)image->width * image->height;
     gray.channels = 1;
-    gray.pixels = malloc(count);
+    gray.pixels = pool_alloc(count);
     if (gray.pixels == NULL) {
         return false;
     }
     image_luma(image->pixels, count, gray.pixels);
     bool ok = run_converted(p, &gray, out);
-    free(gray.pixels);
+    pool_free(gray.pixels);
     return ok;
 }
 
@@ -340,7 +340,7 @@ bool preprocess_values(const struct preprocess *p, const float *values, unsigned
         width == p->width && height == p->height && (channels == 1 || channels == p->channels);
     struct image image = {.width = width, .height = height, .channels = channels};
     if (!direct || p->invert == IMAGE_INVERT_AUTO) {
-        image.pixels = malloc(pixels * channels);
+        image.pixels = pool_alloc(pixels * channels);
         if (image.pixels == NULL) {
             return false;
         }
@@ -360,6 +360,6 @@ bool preprocess_values(const struct preprocess *p, const float *values, unsigned
     } else {
         ok = preprocess_run(p, &image, out);
     }
-    free(image.pixels);
+    pool_free(image.pixels);
     return ok;
 }

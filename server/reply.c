@@ -1,9 +1,10 @@
 /* Every response body of convd is put into its request here. */
 #include "server/reply.h"
 
+#include "server/pool.h"
+
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const char no_memory_text[] =
@@ -15,7 +16,7 @@ static enum request_result fill(struct request *rq, int status, const char *cont
     struct reply *reply = &rq->reply;
 
     if (!reply->body_is_static)
-        free(reply->body);
+        pool_free(reply->body);
     reply->status = status;
     reply->content_type = content_type;
     reply->body = body;

@@ -15,20 +15,21 @@ enum request_result reply_error(struct request *rq, int status, const char *code
 /* 503 with Retry-After (1 to 3 seconds, spread so that clients do not come back together). */
 enum request_result reply_busy(struct request *rq, const char *code, const char *message);
 
-/* Takes ownership of a malloc'ed JSON text. */
+/* Takes ownership of a JSON text, the data of a struct text. */
 enum request_result reply_json_take(struct request *rq, int status, char *text, size_t len);
 
 /* A body that lives for ever. */
 enum request_result reply_static(struct request *rq, int status, const char *content_type,
                                  const char *body, size_t len);
 
-/* Takes ownership of a malloc'ed text of another type. */
+/* The same for a text of another type. */
 enum request_result reply_take(struct request *rq, int status, const char *content_type, char *body,
                                size_t len);
 
 /*
- * A growing text for composing replies; on want of memory it turns `failed` and stays empty.
- * text_json_string() writes a quoted, escaped JSON string; invalid UTF-8 becomes U+FFFD.
+ * A growing text, in pool.h's memory, for composing replies; on want of memory it turns `failed`
+ * and stays empty. text_json_string() writes a quoted, escaped JSON string; invalid UTF-8 becomes
+ * U+FFFD.
  */
 struct text {
     char *data;

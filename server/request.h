@@ -31,7 +31,7 @@ enum request_result { REQUEST_DONE, REQUEST_DEFERRED };
 #define REQUEST_MAX_CAPTURES 3
 #define REQUEST_MAX_QUERY    16
 
-/* The reply. body is malloc'ed (freed by http.c) unless body_is_static. */
+/* The reply. body is pool.h's (freed by http_reply.c) unless body_is_static. */
 struct reply {
     int status;
     const char *content_type;

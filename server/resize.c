@@ -9,8 +9,9 @@
  */
 #include "server/resize.h"
 
+#include "server/pool.h"
+
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { WEIGHT_BITS = 22, WEIGHT_HALF = 1 << (WEIGHT_BITS - 1) };
@@ -26,8 +27,8 @@ struct axis {
 
 static void axis_free(struct axis *a)
 {
-    free(a->spans);
-    free(a->weights);
+    pool_free(a->spans);
+    pool_free(a->weights);
 }
 
 /* Weights of one position, a triangle around `center`; they are scaled to add up to one. */
@@ -55,15 +56,15 @@ static bool axis_init(struct axis *a, unsigned source, unsigned resized, unsigne
     double ratio = (double)source / resized;
     double scale = ratio < 1 ? 1 : ratio; /* half the width of the triangle */
     a->taps = 2 * (unsigned)ceil(scale) + 1;
-    a->spans = calloc(count, sizeof *a->spans);
-    a->weights = calloc((size_t)count * a->taps, sizeof *a->weights);
-    double *weights = calloc(a->taps, sizeof *weights);
+    a->spans = pool_alloc_zeroed(count * sizeof *a->spans);
+    a->weights = pool_alloc_zeroed((size_t)count * a->taps * sizeof *a->weights);
+    double *weights = pool_alloc_zeroed(a->taps * sizeof *weights);
     bool ok = a->spans && a->weights && weights;
     for (unsigned i = 0; ok && i < count; i++) {
         a->spans[i] = place((offset + i + 0.5) * ratio, scale, source, weights,
                             a->weights + (size_t)i * a->taps);
     }
-    free(weights);
+    pool_free(weights);
     return ok;
 }
 
@@ -125,13 +126,13 @@ bool resize_bilinear(const struct image *image, unsigned width, unsigned height,
     size_t source_row = (size_t)image->width * image->channels;
     struct axis across = {0}, down = {0};
     uint8_t *rows = NULL;
-    int32_t *sums = malloc(row_bytes * sizeof *sums);
+    int32_t *sums = pool_alloc(row_bytes * sizeof *sums);
     bool ok = sums && axis_init(&across, image->width, width, window->x, window->width) &&
               axis_init(&down, image->height, height, window->y, window->height);
     if (ok) {
         const struct span *last = &down.spans[window->height - 1];
         unsigned first_row = down.spans[0].begin, end_row = last->begin + last->count;
-        rows = malloc(row_bytes * (end_row - first_row));
+        rows = pool_alloc(row_bytes * (end_row - first_row));
         ok = rows != NULL;
         for (unsigned y = first_row; ok && y < end_row; y++) {
             const uint8_t *in = image->pixels + y * source_row;
@@ -151,7 +152,7 @@ bool resize_bilinear(const struct image *image, unsigned width, unsigned height,
     }
     axis_free(&across);
     axis_free(&down);
-    free(rows);
-    free(sums);
+    pool_free(rows);
+    pool_free(sums);
     return ok;
 }

@@ -1,13 +1,15 @@
 /*
  * The one translation unit that contains stb_image, and the wall around it.
  *
- * - Its memory comes from malloc, counted against a budget and listed, so that whatever way it
+ * - Its memory comes from the pool, counted against a budget and listed, so that whatever way it
  *   ends, nothing leaks. Buffers are zeroed: what the file leaves unset never shows old memory.
  * - Its assertions and, in builds without a sanitizer, the compiler's checks of array bounds and
  *   signed overflow end the decoding with an error instead of the process.
  * - PNG data is inflated by zlib: faster, checks the Adler-32 sum, fills exactly the room there is.
  */
 #include "server/stb.h"
+
+#include "server/pool.h"
 
 #include <setjmp.h>
 #include <stdbool.h>
@@ -42,17 +44,20 @@ static struct block *find_block(const void *p)
     return NULL;
 }
 
-/* realloc() for p other than NULL, else calloc(). */
+/* A larger block for p other than NULL, else a zeroed one. */
 static void *wall_realloc(void *p, size_t bytes)
 {
     struct block *b = find_block(p); /* NULL: a free entry */
     if (b == NULL || bytes > wall->max_bytes - (wall->used_bytes - b->bytes)) {
         return NULL;
     }
-    void *got = p ? realloc(p, bytes) : calloc(1, bytes ? bytes : 1);
+    void *got = p ? pool_grow(p, b->bytes, bytes) : pool_alloc_zeroed(bytes ? bytes : 1);
     if (got == NULL) {
         wall->no_memory = true;
         return NULL;
+    }
+    if (p && bytes > b->bytes) {
+        memset((char *)got + b->bytes, 0, bytes - b->bytes);
     }
     wall->used_bytes += bytes - b->bytes;
     *b = (struct block){got, bytes};
@@ -65,7 +70,7 @@ static void wall_free(void *p)
     if (b) {
         wall->used_bytes -= b->bytes;
         *b = (struct block){0};
-        free(p);
+        pool_free(p);
     }
 }
 
@@ -122,7 +127,7 @@ STBIDEF char *stbi_zlib_decode_malloc_guesssize_headerflag(const char *buffer, i
 {
     (void)initial_size;
     (void)parse_header;
-    z_stream z = {0};
+    z_stream z = {.zalloc = pool_zalloc, .zfree = pool_zfree};
     char *out = wall_realloc(NULL, wall->inflated_bytes);
     if (out == NULL || inflateInit(&z) != Z_OK) {
         wall->no_memory |= out != NULL;
@@ -172,7 +177,7 @@ enum stb_result stb_decode(const uint8_t *bytes, size_t len, const struct stb_li
     }
     for (int i = 0; i < MAX_BLOCKS; i++) {
         if (w.block[i].p != got) {
-            free(w.block[i].p);
+            pool_free(w.block[i].p);
         }
     }
     wall = NULL;

@@ -12,7 +12,7 @@
 enum stb_result {
     STB_OK,
     STB_CORRUPT,  /* damaged data, or one that needs more memory than its header promised */
-    STB_NO_MEMORY /* malloc failed within the budget */
+    STB_NO_MEMORY /* there was none within the budget */
 };
 
 struct stb_limits {
@@ -20,7 +20,7 @@ struct stb_limits {
     size_t inflated_bytes; /* PNG: exact size of the inflated data */
 };
 
-/* Decodes to `channels` (1 or 3) interleaved 8-bit channels; *pixels is malloc'ed. */
+/* Decodes to `channels` (1 or 3) interleaved 8-bit channels; *pixels is pool.h's. */
 enum stb_result stb_decode(const uint8_t *bytes, size_t len, const struct stb_limits *limits,
                            int channels, unsigned *width, unsigned *height, uint8_t **pixels);
 

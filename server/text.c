@@ -1,6 +1,7 @@
 /* Growing text: the buffer that replies, metrics and reports are composed in. */
 #include "server/reply.h"
 
+#include "server/pool.h"
 #include "server/utf8.h"
 
 #include <math.h>
@@ -12,7 +13,7 @@
 
 static void text_fail(struct text *t)
 {
-    free(t->data);
+    pool_free(t->data);
     *t = (struct text){.failed = true};
 }
 
@@ -35,13 +36,13 @@ static bool text_reserve(struct text *t, size_t more)
             return false;
         }
     }
-    char *data = realloc(t->data, room);
+    char *data = pool_grow(t->data, t->len, room);
     if (!data) {
         text_fail(t);
         return false;
     }
     t->data = data;
-    t->room = room;
+    t->room = pool_room(data);
     return true;
 }
 
@@ -247,6 +248,6 @@ void text_json_number(struct text *t, double value)
 
 void text_free(struct text *t)
 {
-    free(t->data);
+    pool_free(t->data);
     *t = (struct text){0};
 }

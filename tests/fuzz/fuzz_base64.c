@@ -3,6 +3,7 @@
 #include "tests/fuzz/fuzz.h"
 
 #include "server/pixels.h"
+#include "server/pool.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -50,7 +51,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         }
         for (; at < len; at++)
             require(strchr(" \t\r\n", exact[at]) && exact[at]);
-        free(bytes);
+        pool_free(bytes);
     }
     free(exact);
     return 0;

@@ -9,6 +9,7 @@
 #include "server/batch.h"
 #include "server/clock.h"
 #include "server/metrics.h"
+#include "server/pool.h"
 
 #include "tests/unit/classifier_model.h"
 
@@ -195,7 +196,7 @@ static inline double metric(const char *name)
     while ((at = strstr(at, name)) != NULL && at != text && at[-1] != '\n')
         at++;
     double value = at ? strtod(at + strlen(name), NULL) : -1;
-    free(text);
+    pool_free(text);
     return value;
 }
 

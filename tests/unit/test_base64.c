@@ -1,5 +1,6 @@
 /* Base64: RFC 4648's vectors, white space, data: URLs, and all that is refused. */
 #include "server/pixels.h"
+#include "server/pool.h"
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -39,7 +40,7 @@ Test(base64, vectors)
         cr_assert(decode(rows[i].text, strlen(rows[i].text), &bytes, &len), "%s", rows[i].text);
         cr_expect(len == strlen(rows[i].bytes) && memcmp(bytes, rows[i].bytes, len) == 0, "%s",
                   rows[i].text);
-        free(bytes);
+        pool_free(bytes);
     }
 }
 
@@ -107,7 +108,7 @@ Test(base64, one_text_for_one_value)
         char again[5] = {digits[v >> 18], digits[v >> 12 & 63], len > 1 ? digits[v >> 6 & 63] : '=',
                          len > 2 ? digits[v & 63] : '=', 0};
         cr_expect_str_eq(again, text);
-        free(b);
+        pool_free(b);
     }
     /* 5^4 full groups, 25 of one byte's first characters with a zero tail, 125 of two bytes'. */
     unsigned whole = 5 * 5 * 5 * 5, one = 0, two = 0;

@@ -4,6 +4,7 @@
  * say, nothing is lost, and with memory again everything loads.
  */
 #include "server/metrics.h"
+#include "server/pool.h"
 #include "server/registry.h"
 #include "server/registry_json.h"
 
@@ -90,7 +91,7 @@ static void describe(const struct registry_model *m, void *cookie)
 static void served_free(struct served *s)
 {
     while (s->count > 0)
-        free(s->text[--s->count]);
+        pool_free(s->text[--s->count]);
 }
 
 /* Loads with the n-th allocation failing (0: none); false when none had to. */

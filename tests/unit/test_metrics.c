@@ -1,5 +1,6 @@
 /* The metrics page: every family, sums that add up, and Prometheus' own checker. */
 #include "server/metrics.h"
+#include "server/pool.h"
 #include "server/routes.h"
 
 #include <criterion/criterion.h>
@@ -114,7 +115,7 @@ Test(metrics, every_family_has_help_and_type_and_stands_at_zero)
     expect(text, "convd_queue_depth{model=\"lenet5\"}", 0);
     expect(text, "convd_queue_bytes", 0);
     expect(text, "convd_model_loaded{model=\"lenet5\",version=\"1\"}", 0);
-    free(text);
+    pool_free(text);
 }
 
 static void *wait_for_byte(void *fd)
@@ -139,13 +140,13 @@ Test(metrics, values_of_this_process_are_plausible)
     double fds = strtod(find(text, "process_open_fds"), NULL);
     cr_expect(resident > 1e5 && resident < virtual, "%g resident, %g virtual", resident, virtual);
     cr_expect(start > (double)time(NULL) - 60 && start < (double)time(NULL) + 1, "%f", start);
-    free(text);
+    pool_free(text);
     cr_assert_eq(pthread_create(&waiting[1], NULL, wait_for_byte, &pipes[0]), 0);
     int copy = dup(pipes[0]);
     text = page();
     expect(text, "process_open_fds", fds + 1);
     expect(text, "process_threads", threads + 1);
-    free(text);
+    pool_free(text);
     close(copy);
     cr_assert_eq(write(pipes[1], "ab", 2), 2);
     pthread_join(waiting[0], NULL);
@@ -167,7 +168,7 @@ Test(metrics, requests_are_counted_by_route_method_and_code)
     expect(text, "convd_http_request_duration_seconds_count{route=\"/classify\"}", 3);
     cr_expect_null(
         find(text, "convd_http_requests_total{route=\"/classify\",method=\"POST\",code=\"503\"}"));
-    free(text);
+    pool_free(text);
 }
 
 Test(metrics, histograms_are_cumulative_and_bounds_inclusive)
@@ -187,7 +188,7 @@ Test(metrics, histograms_are_cumulative_and_bounds_inclusive)
     expect(text, BUCKET("+Inf"), 5);
     expect(text, "convd_http_request_duration_seconds_count{route=\"/livez\"}", 5);
     expect(text, "convd_http_request_duration_seconds_sum{route=\"/livez\"}", 20.000100002);
-    free(text);
+    pool_free(text);
 }
 
 Test(metrics, batches_and_queue)
@@ -233,11 +234,11 @@ Test(metrics, batches_and_queue)
     expect(text, "convd_model_loaded{model=\"a\",version=\"2\"}", 0);
     expect(text, "convd_model_load_seconds{model=\"a\"}", 0.25);
     metrics_model_loaded(one, false, 0);
-    free(text);
+    pool_free(text);
     text = page();
     expect(text, "convd_model_loaded{model=\"a\",version=\"1\"}", 0);
     expect(text, "convd_model_load_seconds{model=\"a\"}", 0.25);
-    free(text);
+    pool_free(text);
 }
 
 Test(metrics, the_rest)
@@ -257,7 +258,7 @@ Test(metrics, the_rest)
     expect(text, "convd_decode_seconds_count{format=\"png\"}", 0);
     cr_expect_not_null(strstr(text, "convd_build_info{version=\""));
     cr_expect_not_null(strstr(text, "\",cpu=\"avx2\"} 1\n"));
-    free(text);
+    pool_free(text);
 }
 
 Test(metrics, label_values_are_escaped)
@@ -265,7 +266,7 @@ Test(metrics, label_values_are_escaped)
     metrics_model(m, "a\\b\"c\nd", "1");
     char *text = page();
     expect(text, "convd_queue_depth{model=\"a\\\\b\\\"c\\nd\"}", 0);
-    free(text);
+    pool_free(text);
 }
 
 #define THREADS 4
@@ -287,7 +288,7 @@ Test(metrics, no_update_is_lost_between_threads)
     for (int i = 0; i < THREADS; i++)
         cr_assert_eq(pthread_create(&threads[i], NULL, count, (void *)(uintptr_t)route("/livez")),
                      0);
-    free(page()); /* while they write */
+    pool_free(page()); /* while they write */
     for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
     char *text = page();
@@ -297,7 +298,7 @@ Test(metrics, no_update_is_lost_between_threads)
            THREADS * ROUNDS * 0.001);
     expect(text, "convd_batch_size_sum{model=\"shared\"}", THREADS * ROUNDS * 2);
     expect(text, "convd_inflight_requests", 0);
-    free(text);
+    pool_free(text);
 }
 
 Test(metrics, promtool_has_no_complaint)
@@ -317,7 +318,7 @@ Test(metrics, promtool_has_no_complaint)
     cr_assert_not_null(f);
     fputs(text, f);
     fclose(f);
-    free(text);
+    pool_free(text);
     snprintf(command, sizeof command, "promtool check metrics <%s 2>&1", path);
     f = popen(command, "r");
     cr_assert_not_null(f);

@@ -1,5 +1,6 @@
 /* The model repository: opening one model, reading its settings, loading a folder of them. */
 #include "server/clock.h"
+#include "server/pool.h"
 #include "server/registry.h"
 #include "server/registry_source.h"
 
@@ -484,7 +485,7 @@ Test(registry, destroying_waits_for_requests)
     size_t len;
     char *page = metrics_text(metrics, &len);
     cr_expect_not_null(strstr(page, "convd_model_loaded{model=\"mine\",version=\"1\"} 0\n"));
-    free(page);
+    pool_free(page);
     metrics_destroy(metrics);
     log_destroy(lines);
 }

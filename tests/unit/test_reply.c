@@ -2,6 +2,8 @@
  */
 #include "server/reply.h"
 
+#include "server/pool.h"
+
 #include <criterion/criterion.h>
 #include <jansson.h>
 #include <math.h>
@@ -17,10 +19,17 @@ static json_t *parse(const char *text, size_t len)
     return root;
 }
 
+static char *pooled(const char *text)
+{
+    char *copy = pool_alloc(strlen(text) + 1);
+    cr_assert_not_null(copy);
+    return strcpy(copy, text);
+}
+
 static void drop(struct request *rq)
 {
     if (!rq->reply.body_is_static)
-        free(rq->reply.body);
+        pool_free(rq->reply.body);
     rq->reply = (struct reply){0};
 }
 
@@ -61,10 +70,10 @@ Test(reply, a_second_reply_replaces_the_first)
     static const char page[] = "hello";
     struct request rq = {.id = "1"};
 
-    reply_json_take(&rq, 200, strdup("{}"), 2);
+    reply_json_take(&rq, 200, pooled("{}"), 2);
     cr_expect_eq(rq.reply.status, 200);
     cr_expect_not(rq.reply.body_is_static);
-    reply_take(&rq, 200, "text/plain", strdup("abc"), 3); /* leak checkers watch the first */
+    reply_take(&rq, 200, "text/plain", pooled("abc"), 3); /* leak checkers watch the first */
     cr_expect_str_eq(rq.reply.content_type, "text/plain");
     reply_static(&rq, 404, "text/html", page, 5);
     cr_expect(rq.reply.body_is_static);
