@@ -174,7 +174,7 @@ Test(drain, clients_that_are_given_up_are_told)
     struct client *c = client_connect(s);
     post_raw(c);
     cr_assert(http_metric_wait(s, "convd_queue_depth{model=\"lenet5\"}", 1, 1, 2));
-    double begin = now_s();
+    double begin = process_now_s();
     server_signal(s, SIGTERM);
     const struct response *r = client_read(c, false);
     response_expect_error(r, 503, "draining", "given up");
