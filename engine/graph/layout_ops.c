@@ -215,6 +215,21 @@ static bool choose_norm(const struct layout *l, const struct graph_node *node,
     return is_map(l, node->in[0]) && pass_int(node, "spatial", 1) != 0;
 }
 
+/* Over the channels of a map, or over the last dimension of a plain value. */
+static bool choose_layer_norm(const struct layout *l, const struct graph_node *node,
+                              struct layout_choice *c)
+{
+    const struct cvd_shape *shape = pass_shape(l->p, node->in[0]);
+    const int64_t axis = pass_int(node, "axis", -1);
+    c->op = "LayerNorm";
+    if (axis == 1 && is_image(l, node->in[0])) {
+        c->maps = 1u << 0;
+        c->map_out = true;
+        return true;
+    }
+    return shape != NULL && shape->rank > 1 && axis == shape->rank - 1;
+}
+
 static bool choose_activation(const struct layout *l, uint32_t n, struct layout_choice *c)
 {
     const struct graph_node *node = &l->p->g->nodes[n];
@@ -330,6 +345,7 @@ bool layout_choose(const struct layout *l, uint32_t n, struct layout_choice *c)
         {"Sum", choose_add},
         {"Mul", choose_mul},
         {"BatchNormalization", choose_norm},
+        {"LayerNorm", choose_layer_norm},
         {"Gemm", choose_product},
         {"MatMul", choose_product},
         {"Softmax", choose_softmax},

@@ -1,21 +1,6 @@
 /* A ReduceMean over all spatial dimensions is a GlobalAveragePool, which has kernels of its own. */
 #include "engine/graph/passes.h"
 
-/* The axes to be averaged: an attribute before operator set 18, then an input. */
-static bool read_axes(const struct pass *p, const struct graph_node *node, int64_t *axes,
-                      size_t *count)
-{
-    const struct op_attr *attr = pass_attr(node, "axes");
-    if (node->in_count > 1)
-        return pass_ints(p, node->in[1], axes, CVD_MAX_RANK, count);
-    if (attr == NULL || attr->type != OP_ATTR_INTS || attr->count > CVD_MAX_RANK)
-        return false;
-    *count = attr->count;
-    for (size_t i = 0; i < attr->count; i++)
-        axes[i] = attr->ints[i];
-    return true;
-}
-
 /* Whether the node averages over dimensions 2 and up, and over nothing else. */
 static bool averages_planes(const struct pass *p, const struct graph_node *node)
 {
@@ -23,7 +8,7 @@ static bool averages_planes(const struct pass *p, const struct graph_node *node)
     size_t count;
     const struct cvd_shape *shape = pass_shape(p, node->in[0]);
     if (shape == NULL || shape->rank < 3 || !pass_is_float(p, node->in[0]) ||
-        !read_axes(p, node, axes, &count) || count != shape->rank - 2)
+        !pass_axes(p, node, axes, &count) || count != shape->rank - 2)
         return false;
     for (unsigned d = 2; d < shape->rank; d++) {
         bool found = false;

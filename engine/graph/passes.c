@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define REWRITES                                                                               \
-    pass_batch, pass_identity, pass_mean, pass_pad, pass_affine, pass_function, pass_residual, \
-        pass_activation
+#define REWRITES                                                                           \
+    pass_batch, pass_identity, pass_norm, pass_mean, pass_pad, pass_affine, pass_function, \
+        pass_residual, pass_activation
 const pass_fn passes_rewrite[] = {REWRITES, NULL};
 const pass_fn passes_all[] = {REWRITES, pass_layout, NULL};
 
@@ -91,6 +91,21 @@ bool pass_ints(const struct pass *p, uint32_t v, int64_t *out, size_t max, size_
         return false;
     for (size_t i = 0; i < *count; i++)
         out[i] = wide ? ((const int64_t *)value->data)[i] : ((const int32_t *)value->data)[i];
+    return true;
+}
+
+/* An attribute before operator set 18 (13 for ReduceSum), then an input. */
+bool pass_axes(const struct pass *p, const struct graph_node *node, int64_t axes[CVD_MAX_RANK],
+               size_t *count)
+{
+    const struct op_attr *attr = pass_attr(node, "axes");
+    if (node->in_count > 1)
+        return pass_ints(p, node->in[1], axes, CVD_MAX_RANK, count);
+    if (attr == NULL || attr->type != OP_ATTR_INTS || attr->count > CVD_MAX_RANK)
+        return false;
+    *count = attr->count;
+    for (size_t i = 0; i < attr->count; i++)
+        axes[i] = attr->ints[i];
     return true;
 }
 

@@ -39,6 +39,7 @@ typedef enum cvd_status (*pass_fn)(struct pass *p);
 
 enum cvd_status pass_batch(struct pass *p);      /* frees a batch that the file fixes to one */
 enum cvd_status pass_identity(struct pass *p);   /* nodes that change nothing */
+enum cvd_status pass_norm(struct pass *p);       /* layer norms, also those that are spelt out */
 enum cvd_status pass_mean(struct pass *p);       /* ReduceMean over a plane */
 enum cvd_status pass_pad(struct pass *p);        /* Pad before Conv and pooling */
 enum cvd_status pass_affine(struct pass *p);     /* batch norm, scales and shifts after Conv, … */
@@ -77,6 +78,10 @@ const float *pass_floats(const struct pass *p, uint32_t v, size_t *count);
 bool pass_number(const struct pass *p, uint32_t v, float *out);
 /* The elements of an int64 or int32 initializer of one dimension or none, at most `max`. */
 bool pass_ints(const struct pass *p, uint32_t v, int64_t *out, size_t max, size_t *count);
+
+/* The dimensions that a reduction runs over, as they are given: at most CVD_MAX_RANK. */
+bool pass_axes(const struct pass *p, const struct graph_node *node, int64_t axes[CVD_MAX_RANK],
+               size_t *count);
 
 /* The shape for one image; NULL when it is not known. Of values that passes have made it is what
  * they declare. */

@@ -6,11 +6,13 @@
  *   MatMul      A, B, bias or nothing (one number for each column of the product)
  *   Add         A, B of one shape
  *   Activation  X
+ *   LayerNorm   X, scale, B or nothing (of as many elements as dimension `axis` of X has): over
+ * that dimension alone; attributes `axis`, by default the last, and `epsilon`
  *
- * The attributes are those of ONNX's operator of that name (Gemm: of set 7 and later) and
- * `activation`, a name of the list below, with `activation_alpha` and `activation_beta`. What is
- * computed is the same, bit for bit, as by the separate operators: first the operator and its bias,
- * then the residual is added to the rounded sum, then the activation is applied to that.
+ * The attributes are those of ONNX's operator of that name (Gemm: of set 7 and later) and, but for
+ * LayerNorm, `activation`, a name of the list below, with `activation_alpha` and `activation_beta`.
+ * What is computed is the same, bit for bit, as by the separate operators: first the operator and
+ * its bias, then the residual is added to the rounded sum, then the activation is applied to that.
  */
 #ifndef CONVD_OPS_FUSED_H
 #define CONVD_OPS_FUSED_H

@@ -183,6 +183,7 @@ extern const struct op_def ops_compare[];
 extern const struct op_def ops_where[];
 extern const struct op_def ops_normalize[];
 extern const struct op_def ops_lrn[];
+extern const struct op_def ops_layer_norm[];
 extern const struct op_def ops_blocked_conv[];
 extern const struct op_def ops_blocked_winograd[];
 extern const struct op_def ops_blocked_depthwise[];

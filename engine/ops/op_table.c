@@ -31,6 +31,7 @@ static const struct op_def *const families[] = {
     ops_where,
     ops_normalize,
     ops_lrn,
+    ops_layer_norm,
     ops_blocked_conv,
     ops_blocked_winograd,
     ops_blocked_depthwise,
