@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define REWRITES                                                                           \
-    pass_batch, pass_identity, pass_norm, pass_mean, pass_pad, pass_affine, pass_function, \
-        pass_residual, pass_activation
+#define REWRITES                                                                              \
+    pass_batch, pass_identity, pass_norm, pass_mean, pass_pad, pass_function, pass_transpose, \
+        pass_affine, pass_residual, pass_activation
 const pass_fn passes_rewrite[] = {REWRITES, NULL};
 const pass_fn passes_all[] = {REWRITES, pass_layout, NULL};
 
@@ -291,22 +291,30 @@ static enum cvd_status apply(struct pass *p, pass_fn pass)
     return status == CVD_STATUS_OK ? sweep(p) : status;
 }
 
-enum cvd_status passes_apply(struct build *b, const pass_fn *list)
+/* Infers shapes and folds constants, and again after passes that have added values. */
+static enum cvd_status examine(struct build *b, struct pass *p)
 {
     enum cvd_status status = build_infer(b);
     if (status == CVD_STATUS_OK)
         status = build_fold(b);
-    struct pass p = {.g = b->g,
-                     .kernels = b->kernels,
-                     .one = b->one.values,
-                     .two = b->free_batch ? b->two.values : NULL,
-                     .known = b->g->value_count,
-                     .budget = &b->inf.budget,
-                     .err = b->err};
-    if (status == CVD_STATUS_OK)
-        status = sweep(&p);
-    for (size_t i = 0; list[i] != NULL && status == CVD_STATUS_OK; i++)
+    p->one = b->one.values;
+    p->two = b->free_batch ? b->two.values : NULL;
+    p->known = b->g->value_count;
+    p->stale = false;
+    return status == CVD_STATUS_OK ? sweep(p) : status;
+}
+
+enum cvd_status passes_apply(struct build *b, const pass_fn *list)
+{
+    struct pass p = {.g = b->g, .kernels = b->kernels, .budget = &b->inf.budget, .err = b->err};
+    enum cvd_status status = examine(b, &p);
+    for (size_t i = 0; list[i] != NULL && status == CVD_STATUS_OK; i++) {
         status = apply(&p, list[i]);
+        if (status != CVD_STATUS_OK || !p.stale)
+            continue;
+        build_forget(b);
+        status = examine(b, &p);
+    }
     build_forget(b);
     return status;
 }

@@ -31,6 +31,7 @@ struct pass {
     uint32_t *makers;                 /* the node that computes it, or GRAPH_NONE */
     uint32_t *uses;                   /* how many nodes' inputs and graph outputs it is */
     bool unsorted;                    /* nodes were added: sort them afterwards */
+    bool stale;                       /* values were added that later passes want to know about */
     struct infer_budget *budget;      /* what passes may compute is what folding has left */
     struct cvd_error *err;
 };
@@ -42,8 +43,9 @@ enum cvd_status pass_identity(struct pass *p);   /* nodes that change nothing */
 enum cvd_status pass_norm(struct pass *p);       /* layer norms, also those that are spelt out */
 enum cvd_status pass_mean(struct pass *p);       /* ReduceMean over a plane */
 enum cvd_status pass_pad(struct pass *p);        /* Pad before Conv and pooling */
-enum cvd_status pass_affine(struct pass *p);     /* batch norm, scales and shifts after Conv, … */
 enum cvd_status pass_function(struct pass *p);   /* activations that are spelt out */
+enum cvd_status pass_transpose(struct pass *p);  /* what computes with the channels last */
+enum cvd_status pass_affine(struct pass *p);     /* batch norm, scales and shifts after Conv, … */
 enum cvd_status pass_residual(struct pass *p);   /* Add after Conv */
 enum cvd_status pass_activation(struct pass *p); /* activations after Conv, Gemm, MatMul, Add */
 enum cvd_status pass_layout(struct pass *p);     /* maps in blocks of channels (layout.h) */
