@@ -344,6 +344,17 @@ static void start(struct cvd_engine *engine, struct runner *list)
     }
 }
 
+/* The same before jobs that were submitted earlier: what has been decoded is computed before more
+ * is decoded, else the first of many photos that came together would wait for all the others. */
+static void start_next(struct cvd_engine *engine, struct runner *list)
+{
+    while (list) {
+        struct runner *next = list->next;
+        cvd_engine_submit_next(engine, &list->job);
+        list = next;
+    }
+}
+
 static bool all_finite(const float *values, size_t count)
 {
     /* All ones in the exponent means infinite or NaN. No early exit: the loop vectorises. */
@@ -590,7 +601,7 @@ enum batch_admission batch_submit(struct batcher *b, struct batch_ticket *t)
         list = activate(b, t->arrival_ns);
     }
     pthread_mutex_unlock(&b->lock);
-    start(engine, list);
+    start_next(engine, list);
     return admission;
 }
 

@@ -70,6 +70,11 @@ void cvd_engine_submit(struct cvd_engine *engine, struct cvd_job *job)
     tpool_submit(engine->pool, job);
 }
 
+void cvd_engine_submit_next(struct cvd_engine *engine, struct cvd_job *job)
+{
+    tpool_submit_next(engine->pool, job);
+}
+
 unsigned cvd_engine_idle(const struct cvd_engine *engine)
 {
     return tpool_idle(engine->pool);

@@ -54,7 +54,10 @@ struct tpool {
     pthread_mutex_t lock;
     pthread_cond_t work; /* parked workers */
     pthread_cond_t done; /* parked callers of loops */
-    struct cvd_job *first, *last;
+    struct jobs {
+        struct cvd_job *first, *last;
+    } jobs, next_jobs; /* the latter go before, but not twice in a row */
+    bool was_next;     /* the job taken last was one of next_jobs */
     struct loop *loops, *loops_last;
     unsigned parked; /* workers that sleep and have not been called */
     unsigned called; /* wake-ups not yet answered */
@@ -214,22 +217,41 @@ static bool await_work(struct tpool *pool, uint64_t deadline)
     return true;
 }
 
+static void jobs_add(struct jobs *jobs, struct cvd_job *job)
+{
+    job->next = NULL;
+    if (jobs->first == NULL)
+        jobs->first = job;
+    else
+        jobs->last->next = job;
+    jobs->last = job;
+}
+
+/* The job whose turn it is, or NULL; pool.lock is held. */
+static struct cvd_job *take_job(struct tpool *pool)
+{
+    bool is_next = pool->next_jobs.first != NULL && (!pool->was_next || pool->jobs.first == NULL);
+    struct jobs *jobs = is_next ? &pool->next_jobs : &pool->jobs;
+    struct cvd_job *job = jobs->first;
+    if (job == NULL)
+        return NULL;
+    jobs->first = job->next;
+    pool->was_next = is_next;
+    atomic_fetch_sub_explicit(&pool->queued, 1, memory_order_relaxed);
+    return job;
+}
+
 /* Runs the oldest job, or helps a loop. pool.lock is held on entry and on return. Returns false
  * when there is nothing to do. */
 static bool do_work(struct tpool *pool)
 {
-    struct cvd_job *job = pool->first;
+    struct cvd_job *job = take_job(pool);
     struct loop *loop = job == NULL ? loop_to_join(pool) : NULL;
     unsigned slot = 0;
-    if (job != NULL) {
-        pool->first = job->next;
-        if (pool->first == NULL)
-            pool->last = NULL;
-        atomic_fetch_sub_explicit(&pool->queued, 1, memory_order_relaxed);
-    } else if (loop != NULL) {
+    if (loop != NULL) {
         slot = ++loop->joined;
         atomic_fetch_add_explicit(&loop->helpers, 1, memory_order_relaxed);
-    } else {
+    } else if (job == NULL) {
         return false;
     }
     atomic_fetch_add_explicit(&pool->busy, 1, memory_order_relaxed);
@@ -282,7 +304,7 @@ static void stop_workers(struct tpool *pool, unsigned started)
     pthread_mutex_unlock(&pool->lock);
     for (unsigned i = 0; i < started; i++)
         pthread_join(pool->workers[i], NULL);
-    assert(pool->first == NULL && pool->loops == NULL);
+    assert(pool->jobs.first == NULL && pool->next_jobs.first == NULL && pool->loops == NULL);
     pthread_cond_destroy(&pool->done);
     pthread_cond_destroy(&pool->work);
     pthread_mutex_destroy(&pool->lock);
@@ -365,17 +387,22 @@ unsigned tpool_idle(const struct tpool *pool)
     return queued < idle ? idle - (unsigned)queued : 0;
 }
 
-void tpool_submit(struct tpool *pool, struct cvd_job *job)
+static void submit(struct tpool *pool, struct jobs *jobs, struct cvd_job *job)
 {
-    job->next = NULL;
     pthread_mutex_lock(&pool->lock);
-    if (pool->first == NULL)
-        pool->first = job;
-    else
-        pool->last->next = job;
-    pool->last = job;
+    jobs_add(jobs, job);
     announce(pool, atomic_fetch_add_explicit(&pool->queued, 1, memory_order_relaxed) + 1);
     pthread_mutex_unlock(&pool->lock);
+}
+
+void tpool_submit(struct tpool *pool, struct cvd_job *job)
+{
+    submit(pool, &pool->jobs, job);
+}
+
+void tpool_submit_next(struct tpool *pool, struct cvd_job *job)
+{
+    submit(pool, &pool->next_jobs, job);
 }
 
 static void loop_open(struct tpool *pool, struct loop *loop)

@@ -24,8 +24,9 @@ unsigned tpool_threads(const struct tpool *pool);
 /* Workers that neither run nor are about to run a job or a part; a hint. */
 unsigned tpool_idle(const struct tpool *pool);
 
-/* See cvd_engine_submit(). */
+/* See cvd_engine_submit() and cvd_engine_submit_next(). */
 void tpool_submit(struct tpool *pool, struct cvd_job *job);
+void tpool_submit_next(struct tpool *pool, struct cvd_job *job);
 
 /*
  * Calls fn(ctx, part, slot) once for every part in 0 … parts - 1, in any order, on this thread and

@@ -78,6 +78,10 @@ struct cvd_job {
 };
 void cvd_engine_submit(struct cvd_engine *engine, struct cvd_job *job);
 
+/* For a job that ends what others have begun: it goes before the jobs of cvd_engine_submit(), but
+ * of two jobs that a worker takes one is of those, when there are any. */
+void cvd_engine_submit_next(struct cvd_engine *engine, struct cvd_job *job);
+
 /* Measures, in about a quarter of a second, how many 10^9 multiplications and additions a second
  * the workers reach on registers alone, with the engine's CPU level: what no model can pass. */
 double cvd_engine_peak_gflops(const struct cvd_engine *engine);

@@ -318,6 +318,35 @@ static void block_run(struct cvd_job *job)
     sem_wait(b->go);
 }
 
+/* Those that go next are taken in turn with the others, each kind in its own order. */
+Test(tpool, next_jobs_overtake_without_starving_the_others)
+{
+    static struct fifo jobs[20];
+    static const unsigned turns[20] = {/* 8 others, 12 that go next */
+                                       1, 3, 5, 7,  9,  11, 13, 15, 0,  2,
+                                       4, 6, 8, 10, 12, 14, 16, 17, 18, 19};
+    unsigned next = 0, faults = 0;
+    struct tpool *pool = make_pool(1);
+    sem_t started, go;
+    sem_init(&started, 0, 0);
+    sem_init(&go, 0, 0);
+    struct block block = {.job.run = block_run, .started = &started, .go = &go};
+    tpool_submit(pool, &block.job);
+    sem_wait(&started);
+    for (unsigned i = 0; i < 20; i++) {
+        jobs[i] = (struct fifo){
+            .job.run = fifo_run, .number = turns[i], .next = &next, .faults = &faults};
+        if (i < 8)
+            tpool_submit(pool, &jobs[i].job);
+        else
+            tpool_submit_next(pool, &jobs[i].job);
+    }
+    sem_post(&go);
+    tpool_destroy(pool);
+    cr_assert_eq(next, 20);
+    cr_assert_eq(faults, 0, "%u jobs came out of turn", faults);
+}
+
 static void wait_idle(struct tpool *pool, unsigned idle)
 {
     while (tpool_idle(pool) != idle)
