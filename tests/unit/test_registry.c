@@ -522,7 +522,7 @@ static void expect_loaded(const char *name, const char *version, int loaded)
     snprintf(series, sizeof series, "convd_model_loaded{model=\"%s\",version=\"%s\"} %d\n", name,
              version, loaded);
     cr_expect_not_null(strstr(page, series), "%s", series);
-    free(page);
+    pool_free(page);
 }
 
 Test(registry, loading_again_changes_what_has_changed, .timeout = 60)
