@@ -1,0 +1,346 @@
+/* Layout assignment: which nodes become what, where values are reordered, and the gaps of maps. */
+#include "tests/unit/layout_fixture.h"
+
+/* ---- convolutions ---- */
+
+static void stem(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 9);
+    net_output(g, layout_conv(g, "conv", x, 3, 10, 3));
+}
+
+static void planes(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 1, 9);
+    net_output(g, layout_half(g, "MaxPool", "pool", layout_conv(g, "conv", x, 1, 6, 5)));
+}
+
+/* With more channels out than rows are worth, or a residual, a plain input makes a map. */
+static void planes_with_residual(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 6);
+    net_output(g, NET_OP(g, "Add", "sum", layout_conv(g, "conv", x, 3, 3, 3), x));
+}
+
+static void blocked(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 12, 7);
+    net_output(g, layout_conv(g, "conv", x, 12, 5, 3));
+}
+
+static void depthwise(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 6, 7);
+    net_output(g, layout_conv_groups(g, "conv", x, 6, 6, 6));
+}
+
+static void grouped(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 12, 7);
+    const uint32_t y = layout_conv_groups(g, "narrow", x, 12, 12, 6);
+    net_output(g, layout_conv_groups(g, "wide", y, 12, 24, 3));
+}
+
+static int64_t side, depth;
+
+static void large(struct graph *g)
+{
+    const uint32_t x = layout_input(g, depth, side);
+    net_output(g, layout_conv(g, "conv", x, depth, depth, 3));
+}
+
+Test(pass_layout, convolutions)
+{
+    CHECK(stem, B "Conv " B "Reorder");
+    CHECK(planes, B "Conv " B "PlanesMaxPool");
+    CHECK(planes_with_residual, B "Reorder " B "Conv " B "Reorder");
+    CHECK(blocked, B "Reorder " B "Conv " B "Reorder");
+    CHECK(depthwise, B "Reorder " B "DepthwiseConv " B "Reorder");
+    CHECK(grouped, B "Reorder " B "Conv " B "Conv " B "Reorder");
+}
+
+Test(pass_layout, winograd_where_it_pays)
+{
+    struct graph g;
+    side = 12, depth = 16;
+    LAY_OUT(&g, large, B "Reorder " B "WinogradConv " B "Reorder");
+    cr_assert_eq(pass_int(&g.nodes[1], "tile", 0), 4);
+    graph_release(&g);
+    CHECK_ANSWERS(large);
+    side = 11;
+    CHECK(large, B "Reorder " B "Conv " B "Reorder");
+    side = 12, depth = 15;
+    CHECK(large, B "Reorder " B "Conv " B "Reorder");
+}
+
+static void weights_at_run_time(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 12, 5);
+    net_output(g, NET_OP(g, "Conv", "conv", x, net_input(g, "w", NET_SHAPE(4, 12, 3, 3))));
+}
+
+static void one_dimension(struct graph *g)
+{
+    net_init(g);
+    const uint32_t x = net_input(g, "x", NET_SHAPE(CVD_DIM_BATCH, 12, 7));
+    net_output(g, NET_OP(g, "Conv", "conv", x, net_weights(g, "w", NET_SHAPE(4, 12, 3), 0.3f, 1)));
+}
+
+static void three_dimensions(struct graph *g)
+{
+    net_init(g);
+    const uint32_t x = net_input(g, "x", NET_SHAPE(CVD_DIM_BATCH, 12, 4, 4, 4));
+    const uint32_t w = net_weights(g, "w", NET_SHAPE(4, 12, 3, 3, 3), 0.1f, 1);
+    net_output(g, NET_OP(g, "Conv", "conv", x, w));
+}
+
+Test(pass_layout, convolutions_that_stay)
+{
+    CHECK(weights_at_run_time, "Conv");
+    CHECK(one_dimension, "Conv");
+    CHECK(three_dimensions, "Conv");
+}
+
+/* ---- pools ---- */
+
+static void pools_of_maps(struct graph *g)
+{
+    const struct op_attr attrs[] = {PASS_INTS("kernel_shape", 3, 2), PASS_INT("ceil_mode", 1),
+                                    PASS_INTS("pads", 1, 0, 1, 1), PASS_INTS("strides", 2, 2),
+                                    PASS_INT("count_include_pad", 1)};
+    const uint32_t x = layout_input(g, 3, 9);
+    const uint32_t y = layout_conv(g, "conv", x, 3, 10, 3);
+    uint32_t in[] = {y, NET_END};
+    net_output(g, net_node(g, "MaxPool", "max", attrs, 4, in));
+    in[0] = net_node(g, "AveragePool", "mean", attrs, 5, in);
+    in[0] = NET_OP(g, "Add", "sum", in[0], NET_OP(g, "GlobalMaxPool", "most", in[0]));
+    net_output(g, NET_OP(g, "GlobalAveragePool", "all", in[0]));
+}
+
+static void pools_of_plain_values(struct graph *g)
+{
+    const struct op_attr attrs[] = {PASS_INTS("kernel_shape", 3, 3)};
+    const uint32_t x = layout_input(g, 5, 8);
+    net_output(g, layout_half(g, "MaxPool", "half", x));
+    net_output(g, layout_half(g, "AveragePool", "mean", x));
+    net_output(g, NET_OP_ATTRS(g, "MaxPool", "three", attrs, x));
+    net_output(g, NET_OP(g, "GlobalAveragePool", "all", x));
+}
+
+Test(pass_layout, pools)
+{
+    CHECK(pools_of_maps, B "Conv " B "MaxPool " B "Reorder " B "AveragePool " B "GlobalMaxPool " B
+                           "Reorder " B "Reorder Add GlobalAveragePool");
+    CHECK(pools_of_plain_values, B "PlanesMaxPool AveragePool MaxPool GlobalAveragePool");
+}
+
+/* ---- reorders ---- */
+
+/* A map that is an output as well; what reads it still reads the map. */
+static void output_read_further(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 6);
+    const uint32_t y = layout_conv(g, "a", x, 3, 12, 3);
+    net_output(g, y);
+    const uint32_t z = layout_conv(g, "b", y, 12, 12, 1);
+    net_output(g, z);
+    net_output(g, NET_OP(g, "Abs", "abs", z));
+}
+
+static void read_both_ways(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 12, 6);
+    const uint32_t a = layout_conv(g, "a", x, 12, 12, 1), b = layout_conv(g, "b", x, 12, 12, 3);
+    const uint32_t plain = NET_OP(g, "Sub", "plain", NET_OP(g, "Abs", "abs", a), x);
+    const uint32_t c = layout_conv(g, "c", plain, 12, 12, 1), d = NET_OP(g, "Neg", "neg", a);
+    net_output(
+        g, NET_OP(g, "Mul", "abcd", NET_OP(g, "Mul", "ab", a, b), NET_OP(g, "Mul", "cd", c, d)));
+}
+
+/* What a map is as it comes in is an output too, and so is an initializer. */
+static void ends_meet(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 12, 4), w = net_weights(g, "w", NET_SHAPE(2, 3), 1, 1);
+    net_output(g, x);
+    net_output(g, w);
+    net_output(g, NET_OP(g, "Relu", "relu", x));
+    net_output(g, layout_conv(g, "conv", x, 12, 4, 1));
+}
+
+Test(pass_layout, reorders)
+{
+    CHECK(output_read_further, B "Conv " B "Reorder " B "Conv " B "Reorder Abs");
+    CHECK(read_both_ways, B "Reorder " B "Conv " B "Conv " B "Reorder Abs Sub " B "Reorder " B
+                            "Conv Neg " B "Mul " B "Reorder " B "Mul " B "Mul " B "Reorder");
+    CHECK(ends_meet, "Relu " B "Reorder " B "Conv " B "Reorder");
+}
+
+/* ---- gaps ---- */
+
+static void several_readers(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 9);
+    const uint32_t y = layout_conv(g, "stem", x, 3, 12, 3);
+    const uint32_t a = layout_conv(g, "a", y, 12, 12, 1), b = layout_conv(g, "b", y, 12, 12, 5),
+                   c = layout_conv(g, "c", y, 12, 12, 3);
+    net_output(g, CONCAT(g, "all", a, b, c));
+}
+
+/* A residual lies as the sum does, and what the sum's readers want holds for both; and for what is
+ * added before. */
+static void residuals(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 9);
+    const uint32_t y = layout_conv(g, "stem", x, 3, 12, 3);
+    const uint32_t a = layout_conv(g, "a", NET_OP(g, "Relu", "r", y), 12, 12, 1);
+    const uint32_t sum = NET_OP(g, "Add", "first", a, y);
+    const uint32_t b = layout_conv(g, "b", NET_OP(g, "Relu", "s", sum), 12, 12, 1);
+    const uint32_t more = NET_OP(g, "Add", "second", b, sum);
+    net_output(g, layout_conv(g, "c", more, 12, 12, 5));
+}
+
+static void parts(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 9);
+    const uint32_t y = layout_conv(g, "stem", x, 3, 12, 3);
+    const uint32_t a = layout_conv(g, "a", y, 12, 12, 1), b = layout_conv(g, "b", y, 12, 5, 1);
+    net_output(g, layout_conv(g, "wide", a, 12, 5, 5));
+    net_output(g, layout_conv(g, "last", CONCAT(g, "both", a, b), 17, 12, 3));
+}
+
+Test(pass_layout, gaps)
+{
+    struct graph g;
+    CHECK_ANSWERS(several_readers);
+    LAY_OUT(&g, several_readers, B "Conv " B "Conv " B "Conv " B "Conv " B "Channels " B "Reorder");
+    layout_expect_gap(&g, "stem", 2);
+    layout_expect_gap(&g, "a", 0);
+    layout_expect_gap(&g, "all", 0);
+    graph_release(&g);
+
+    CHECK_ANSWERS(residuals);
+    LAY_OUT(&g, residuals,
+            B "Conv " B "Activation " B "Conv " B "Activation " B "Conv " B "Conv " B "Reorder");
+    layout_expect_gap(&g, "stem", 2);
+    layout_expect_gap(&g, "first", 2);
+    layout_expect_gap(&g, "second", 2);
+    layout_expect_gap(&g, "r", 0);
+    layout_expect_gap(&g, "c", 0);
+    graph_release(&g);
+
+    CHECK_ANSWERS(parts);
+    LAY_OUT(&g, parts,
+            B "Conv " B "Conv " B "Conv " B "Conv " B "Reorder " B "Channels " B "Conv " B
+              "Reorder");
+    layout_expect_gap(&g, "stem", 0);
+    layout_expect_gap(&g, "a", 2); /* of all that share the map, the widest */
+    layout_expect_gap(&g, "b", 2);
+    layout_expect_gap(&g, "both", 2);
+    graph_release(&g);
+}
+
+/* ---- activations ---- */
+
+static uint32_t norm(struct graph *g, const char *name, uint32_t x, int64_t channels)
+{
+    uint32_t in[4];
+    for (uint32_t i = 0; i < 4; i++)
+        in[i] = net_weights(g, NULL, NET_SHAPE(channels), 0.5f, 3 + i);
+    for (int64_t c = 0; c < channels; c++)
+        ((float *)g->values[in[3]].data)[c] += 1;
+    return NET_OP(g, "BatchNormalization", name, x, in[0], in[1], in[2], in[3]);
+}
+
+static void fused_activations(struct graph *g)
+{
+    const struct op_attr slope[] = {PASS_FLOAT("alpha", 0.3f)};
+    const uint32_t x = layout_input(g, 3, 8);
+    const uint32_t stem = layout_conv(g, "stem", x, 3, 9, 3);
+    uint32_t y = NET_OP(g, "Relu", "r1", layout_half(g, "MaxPool", "max", stem));
+    y = NET_OP_ATTRS(g, "LeakyRelu", "r2", slope, norm(g, "bn", y, 9));
+    uint32_t z = NET_OP(g, "HardSigmoid", "r3", layout_half(g, "AveragePool", "mean", stem));
+    y = NET_OP(g, "Tanh", "r4", NET_OP(g, "Mul", "mul", y, z));
+    net_output(g, NET_OP(g, "Relu", "r5", NET_OP(g, "Add", "add", y, z)));
+}
+
+/* Neither what somebody else reads, nor after an activation, nor after what knows none. */
+static void activations_apart(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 8);
+    const uint32_t stem = layout_conv(g, "stem", x, 3, 9, 3);
+    const uint32_t bn = norm(g, "bn", layout_half(g, "MaxPool", "max", stem), 9);
+    const uint32_t a = NET_OP(g, "Relu", "relu", bn);
+    net_output(g, NET_OP(g, "Tanh", "tanh", NET_OP(g, "Mul", "mul", a, bn)));
+    net_output(g, NET_OP(g, "Sigmoid", "s2", NET_OP(g, "Relu", "s1", norm(g, "bn2", a, 9))));
+    net_output(g, NET_OP(g, "Tanh", "t", NET_OP(g, "GlobalAveragePool", "all", a)));
+    const uint32_t max = layout_half(g, "MaxPool", "out", a);
+    net_output(g, max);
+    net_output(g, NET_OP(g, "Relu", "u", max));
+}
+
+Test(pass_layout, activations)
+{
+    struct graph g;
+    CHECK_ANSWERS(fused_activations);
+    LAY_OUT(&g, fused_activations,
+            B "Conv " B "MaxPool " B "BatchNormalization " B "AveragePool " B "Mul " B "Add " B
+              "Reorder");
+    cr_assert_str_eq(g.nodes[2].label, "BatchNormalization+LeakyRelu");
+    cr_assert_str_eq(g.nodes[4].label, "Mul+Tanh");
+    graph_release(&g);
+    CHECK(activations_apart,
+          B "Conv " B "MaxPool " B "BatchNormalization " B "Activation " B "Mul " B "Reorder " B
+            "BatchNormalization " B "Activation " B "Reorder " B "GlobalAveragePool " B
+            "Activation " B "Reorder " B "MaxPool " B "Reorder " B "Activation " B "Reorder");
+}
+
+/* ---- products ---- */
+
+static bool gate_first, gate_is_constant;
+
+/* Squeeze and excitation. */
+static void gated(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 6);
+    const uint32_t y = NET_OP(g, "Relu", "relu", layout_conv(g, "stem", x, 3, 9, 3));
+    const uint32_t small =
+        layout_conv(g, "less", NET_OP(g, "GlobalAveragePool", "all", y), 9, 5, 1);
+    uint32_t gate = NET_OP(g, "Sigmoid", "gate", layout_conv(g, "more", small, 5, 9, 1));
+    if (gate_is_constant)
+        gate = net_weights(g, "gate", NET_SHAPE(1, 9, 1, 1), 1, 5);
+    const uint32_t z =
+        gate_first ? NET_OP(g, "Mul", "mul", gate, y) : NET_OP(g, "Mul", "mul", y, gate);
+    net_output(g, NET_OP(g, "Relu", "end", z));
+}
+
+/* The gate is computed from what is no map. */
+static void gated_from_outside(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 6),
+                   z = net_input(g, "z", NET_SHAPE(CVD_DIM_BATCH, 9, 1, 1));
+    const uint32_t y = layout_conv(g, "stem", x, 3, 9, 3);
+    net_output(g, NET_OP(g, "Mul", "mul", NET_OP(g, "Abs", "abs", z), y));
+}
+
+/* A number for each pixel, for each row. */
+static void other_factors(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 6),
+                   z = net_input(g, "z", NET_SHAPE(CVD_DIM_BATCH, 1, 6, 6));
+    const uint32_t y = layout_conv(g, "stem", x, 3, 9, 3);
+    const uint32_t a = NET_OP(g, "Mul", "a", y, z);
+    net_output(g, NET_OP(g, "Mul", "b", a, net_weights(g, "w", NET_SHAPE(9, 6, 1), 1, 5)));
+}
+
+Test(pass_layout, gates)
+{
+    for (int i = 0; i < 2; i++) {
+        gate_first = i;
+        gate_is_constant = false;
+        CHECK(gated, B "Conv " B "GlobalAveragePool " B "Conv " B "Conv " B "Mul " B "Reorder");
+        gate_is_constant = true;
+        CHECK(gated, B "Conv " B "Mul " B "Reorder");
+    }
+    CHECK(gated_from_outside, B "Conv Abs " B "Mul " B "Reorder");
+    CHECK(other_factors, B "Conv " B "Reorder Mul Mul");
+}
