@@ -139,6 +139,7 @@ static enum cvd_status convert(struct layout *l, const struct graph_node *node,
     made.node.in_count = c->in_count;
     made.node.attrs = c->attrs;
     made.node.attr_count = c->attr_count;
+    made.node.out_count = 1; /* nobody reads others (layout_choose) */
     if (c->map_out)
         return layout_emit_map(l, &made, node->out[0]);
     l->plains[node->out[0]] = node->out[0];

@@ -127,11 +127,23 @@ static void pools_of_plain_values(struct graph *g)
     net_output(g, NET_OP(g, "GlobalAveragePool", "all", x));
 }
 
+/* An output that nobody reads is forgotten. */
+static void unread_indices(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 5, 8);
+    const uint32_t y = layout_half(g, "MaxPool", "plain", x);
+    layout_more_output(g, "indices of plain ones");
+    const uint32_t z = layout_half(g, "MaxPool", "map", layout_conv(g, "conv", y, 5, 12, 3));
+    layout_more_output(g, "indices of a map");
+    net_output(g, z);
+}
+
 Test(pass_layout, pools)
 {
     CHECK(pools_of_maps, B "Conv " B "MaxPool " B "Reorder " B "AveragePool " B "GlobalMaxPool " B
                            "Reorder " B "Reorder Add GlobalAveragePool");
     CHECK(pools_of_plain_values, B "PlanesMaxPool AveragePool MaxPool GlobalAveragePool");
+    CHECK(unread_indices, B "PlanesMaxPool " B "Conv " B "MaxPool " B "Reorder");
 }
 
 /* ---- reorders ---- */
