@@ -34,11 +34,6 @@ static bool is_constant(const struct layout *l, uint32_t v)
     return v != GRAPH_NONE && l->p->g->values[v].data != NULL;
 }
 
-static bool has_same_shape(const struct layout *l, uint32_t a, uint32_t b)
-{
-    return cvd_shape_equal(pass_shape(l->p, a), pass_shape(l->p, b));
-}
-
 /* A node as operators see it. */
 struct view {
     struct op_value values[MAX_INPUTS];
@@ -169,16 +164,27 @@ static bool choose_add(const struct layout *l, const struct graph_node *node,
     c->maps = 1u << 0 | 1u << 1;
     c->map_out = true;
     return node->in_count == 2 && is_image(l, node->in[0]) && is_image(l, node->in[1]) &&
-           has_same_shape(l, node->in[0], node->in[1]) &&
+           pass_alike(l->p, node->in[0], node->in[1]) &&
            (is_map(l, node->in[0]) || is_map(l, node->in[1]));
 }
 
-/* [N, C, 1, 1] or [1, C, 1, 1] beside [N, C, H, W]. */
+/* Whether b has as many images as a, or one, for every batch. */
+static bool has_images_of(const struct layout *l, uint32_t a, uint32_t b)
+{
+    const struct pass *p = l->p;
+    const int64_t images = pass_shape(p, b)->dims[0];
+    if (p->two == NULL || a >= p->known || b >= p->known)
+        return images == 1 || images == pass_shape(p, a)->dims[0];
+    return p->two[b].shape.dims[0] == 1 || (images == pass_shape(p, a)->dims[0] &&
+                                            p->two[b].shape.dims[0] == p->two[a].shape.dims[0]);
+}
+
+/* [N, C, 1, 1] or [1, C, 1, 1] beside [N, C, H, W] of more than one pixel. */
 static bool scales_channels(const struct layout *l, uint32_t a, uint32_t b)
 {
     const struct cvd_shape *x = pass_shape(l->p, a), *y = pass_shape(l->p, b);
     return is_map(l, a) && y->dims[1] == x->dims[1] && y->dims[2] == 1 && y->dims[3] == 1 &&
-           (y->dims[0] == 1 || y->dims[0] == x->dims[0]);
+           x->dims[2] * x->dims[3] > 1 && has_images_of(l, a, b);
 }
 
 static bool choose_mul(const struct layout *l, const struct graph_node *node,
@@ -190,7 +196,7 @@ static bool choose_mul(const struct layout *l, const struct graph_node *node,
     c->op = "Mul";
     c->map_out = true;
     c->maps = 1u << 0 | 1u << 1;
-    if (has_same_shape(l, a, b))
+    if (pass_alike(l->p, a, b))
         return is_map(l, a) || is_map(l, b);
     const bool swap = !scales_channels(l, a, b);
     if (swap && !scales_channels(l, b, a))

@@ -131,6 +131,10 @@ bool pass_alike(const struct pass *p, uint32_t a, uint32_t b)
     if (a >= p->known || b >= p->known || p->one[a].dtype == CVD_DTYPE_NONE ||
         p->one[a].dtype != p->one[b].dtype || !cvd_shape_equal(&p->one[a].shape, &p->one[b].shape))
         return false;
+    /* Where the batch may still be set free, constants of one image are known not to grow. */
+    if (p->two == NULL && (p->g->values[a].data == NULL) != (p->g->values[b].data == NULL) &&
+        p->one[a].shape.rank > 0 && p->one[a].shape.dims[0] == 1)
+        return false;
     const struct op_value *a2 = p->two != NULL ? &p->two[a] : &p->one[a];
     const struct op_value *b2 = p->two != NULL ? &p->two[b] : &p->one[b];
     return a2->dtype != CVD_DTYPE_NONE && b2->dtype != CVD_DTYPE_NONE &&

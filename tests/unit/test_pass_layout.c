@@ -356,3 +356,53 @@ Test(pass_layout, gates)
     CHECK(gated_from_outside, B "Conv Abs " B "Mul " B "Reorder");
     CHECK(other_factors, B "Conv " B "Reorder Mul Mul");
 }
+
+/* With one image a constant is as large as a map; with two it is not. */
+static void one_constant_image(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 5), w = net_weights(g, "w", NET_SHAPE(1, 9, 5, 5), 1, 5);
+    const uint32_t y = NET_OP(g, "Relu", "relu", layout_conv(g, "stem", x, 3, 9, 3));
+    const uint32_t a = NET_OP(g, "Add", "a", y, w);
+    net_output(g,
+               NET_OP(g, "Relu", "b", NET_OP(g, "Mul", "c", w, layout_conv(g, "d", a, 9, 9, 1))));
+}
+
+static void one_constant_pixel(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 5), w = net_weights(g, "w", NET_SHAPE(1, 9, 1, 1), 1, 5);
+    const uint32_t y = NET_OP(g, "Relu", "relu", layout_conv(g, "stem", x, 3, 9, 3));
+    net_output(g, NET_OP(g, "Mul", "c", w, NET_OP(g, "GlobalMaxPool", "all", y)));
+}
+
+static void mean_of_the_batch(struct graph *g)
+{
+    const struct op_attr images[] = {PASS_INTS("axes", 0)};
+    const uint32_t x = layout_input(g, 3, 5);
+    const uint32_t y = NET_OP(g, "Relu", "relu", layout_conv(g, "stem", x, 3, 9, 3));
+    const uint32_t mean = NET_OP_ATTRS(g, "ReduceMean", "mean", images, y);
+    const uint32_t z = layout_conv(g, "conv", mean, 9, 9, 3);
+    net_output(g, NET_OP(g, "Mul", "c", NET_OP(g, "GlobalMaxPool", "all", y), z));
+    net_output(g, NET_OP(g, "Add", "d", z, NET_OP(g, "Relu", "e", y)));
+}
+
+static void (*fixed_to_one_inner)(struct graph *g);
+
+static void fixed_to_one(struct graph *g)
+{
+    fixed_to_one_inner(g);
+    g->values[g->inputs[0]].shape.dims[0] = 1;
+}
+
+Test(pass_layout, what_does_not_grow_with_the_batch)
+{
+    CHECK(one_constant_image,
+          B "Conv " B "Reorder Add " B "Reorder " B "Conv " B "Reorder Mul Relu");
+    CHECK(one_constant_pixel, B "Conv " B "GlobalMaxPool " B "Reorder Mul");
+    CHECK_ANSWERS(mean_of_the_batch);
+    fixed_to_one_inner = one_constant_image;
+    CHECK(fixed_to_one, B "Conv " B "Reorder Add " B "Reorder " B "Conv " B "Reorder Mul Relu");
+    fixed_to_one_inner = one_constant_pixel;
+    CHECK(fixed_to_one, B "Conv " B "GlobalMaxPool " B "Reorder Mul");
+    fixed_to_one_inner = mean_of_the_batch;
+    CHECK_ANSWERS(fixed_to_one);
+}
