@@ -256,21 +256,31 @@ static bool choose_activation(const struct layout *l, uint32_t n, struct layout_
 
 /* ---- on plain values ---- */
 
+/* Whether v, which has the elements of the map x, holds each image's in one row. */
+static bool has_rows_of(const struct layout *l, uint32_t v, uint32_t x)
+{
+    const struct pass *p = l->p;
+    const struct cvd_shape *rows = pass_shape(p, v);
+    const int64_t images = pass_shape(p, x)->dims[0];
+    if (rows->rank != 2 || rows->dims[0] != images)
+        return false;
+    if (p->two == NULL)
+        return true;
+    if (x >= p->known) /* of pass_mean(), which flattens what it has averaged image by image */
+        return pass_node(p, p->makers[v], "Flatten") != NULL;
+    return v < p->known && p->two[v].shape.dims[0] == p->two[x].shape.dims[0];
+}
+
 /* The map that v is the Flatten of: all of an image's elements in a row. */
 static uint32_t flattened_map(const struct layout *l, uint32_t v)
 {
-    const struct graph_node *node = pass_node(l->p, l->p->makers[v], "Flatten");
-    if (node == NULL)
-        node = pass_node(l->p, l->p->makers[v], "Reshape");
-    if (node == NULL)
-        node = pass_node(l->p, l->p->makers[v], "Squeeze");
+    static const char *const flat[] = {"Flatten", "Reshape", "Squeeze"};
+    const struct graph_node *node = NULL;
+    for (size_t i = 0; i < 3 && node == NULL; i++)
+        node = pass_node(l->p, l->p->makers[v], flat[i]);
     if (node == NULL || !is_map(l, node->in[0]) || !is_image(l, node->in[0]))
         return GRAPH_NONE;
-    const struct cvd_shape *from = pass_shape(l->p, node->in[0]), *to = pass_shape(l->p, v);
-    bool rows = to->rank == 2 && to->dims[0] == from->dims[0];
-    if (rows && l->p->two != NULL) /* the images stay in dimension 0 */
-        rows = l->p->two[v].shape.dims[0] == l->p->two[node->in[0]].shape.dims[0];
-    return rows ? node->in[0] : GRAPH_NONE;
+    return has_rows_of(l, v, node->in[0]) ? node->in[0] : GRAPH_NONE;
 }
 
 static bool is_row(const struct layout *l, uint32_t v, int64_t columns)

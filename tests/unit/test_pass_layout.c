@@ -406,3 +406,176 @@ Test(pass_layout, what_does_not_grow_with_the_batch)
     fixed_to_one_inner = mean_of_the_batch;
     CHECK_ANSWERS(fixed_to_one);
 }
+
+/* ---- heads ---- */
+
+static const char *flatten_op;
+static bool linear_is_gemm;
+
+static uint32_t flatten(struct graph *g, uint32_t x)
+{
+    static const int64_t rows[] = {0, -1};
+    const struct op_attr axis[] = {PASS_INT("axis", 1)};
+    const struct op_attr plane[] = {PASS_INTS("axes", 2, 3), PASS_INT("keepdims", 0)};
+    if (strcmp(flatten_op, "Flatten") == 0)
+        return NET_OP_ATTRS(g, "Flatten", "flat", axis, x);
+    if (strcmp(flatten_op, "Reshape") == 0)
+        return NET_OP(g, "Reshape", "flat", x, net_ints(g, "s", 2, rows));
+    if (strcmp(flatten_op, "Squeeze") == 0)
+        return NET_OP(g, "Squeeze", "flat", NET_OP(g, "GlobalAveragePool", "all", x),
+                      net_ints(g, "a", 2, plane[0].ints));
+    return NET_OP_ATTRS(g, "ReduceMean", "flat", plane, x);
+}
+
+static void head(struct graph *g)
+{
+    const struct op_attr turned[] = {PASS_INT("transB", 1), PASS_FLOAT("alpha", 0.5f)};
+    const bool pools = strcmp(flatten_op, "Squeeze") == 0 || strcmp(flatten_op, "ReduceMean") == 0;
+    const int64_t terms = pools ? 10 : 10 * 25;
+    const uint32_t x = layout_input(g, 3, 5);
+    const uint32_t flat = flatten(g, layout_conv(g, "stem", x, 3, 10, 3));
+    const uint32_t w =
+        net_weights(g, "w", linear_is_gemm ? NET_SHAPE(7, terms) : NET_SHAPE(terms, 7), 0.2f, 1);
+    const uint32_t b = net_weights(g, "b", NET_SHAPE(7), 1, 2);
+    const uint32_t y = linear_is_gemm
+                           ? NET_OP_ATTRS(g, "Gemm", "fc", turned, flat, w, b)
+                           : NET_OP(g, "Add", "b", NET_OP(g, "MatMul", "fc", flat, w), b);
+    net_output(g, NET_OP(g, "Softmax", "softmax", NET_OP(g, "Relu", "relu", y)));
+}
+
+Test(pass_layout, heads)
+{
+    static const char *const ops[] = {"Flatten", "Reshape", "Squeeze", "ReduceMean"};
+    for (size_t i = 0; i < 8; i++) {
+        flatten_op = ops[i / 2];
+        linear_is_gemm = i % 2;
+        CHECK(head, i < 4 ? B "Conv " B "Gemm " B "Softmax"
+                          : B "Conv " B "GlobalAveragePool " B "Gemm " B "Softmax");
+    }
+}
+
+/* What has the same elements but is no row for each image. */
+static void other_rows(struct graph *g)
+{
+    static const int64_t halves[] = {0, 2, -1}, columns[] = {-1, 25};
+    const uint32_t x = layout_input(g, 3, 5);
+    const uint32_t y = layout_conv(g, "stem", x, 3, 10, 3);
+    const uint32_t a = NET_OP(g, "Reshape", "halves", y, net_ints(g, "h", 3, halves));
+    const uint32_t b = NET_OP(g, "Reshape", "columns", y, net_ints(g, "c", 2, columns));
+    net_output(g, NET_OP(g, "MatMul", "a", a, net_weights(g, "v", NET_SHAPE(125, 3), 0.1f, 1)));
+    net_output(g, NET_OP(g, "MatMul", "b", b, net_weights(g, "w", NET_SHAPE(25, 3), 0.1f, 2)));
+}
+
+static void other_products(struct graph *g)
+{
+    const struct op_attr turned[] = {PASS_INT("transA", 1)}, axis[] = {PASS_INT("axis", 1)};
+    net_init(g);
+    const uint32_t x = net_input(g, "x", NET_SHAPE(7, 6)), z = net_input(g, "z", NET_SHAPE(6, 5));
+    const uint32_t w = net_weights(g, "w", NET_SHAPE(7, 5), 1, 1);
+    const uint32_t c = net_weights(g, "c", NET_SHAPE(6, 1), 1, 2);
+    const uint32_t a = NET_OP_ATTRS(g, "Gemm", "a", turned, x, w);
+    const uint32_t b = NET_OP(g, "MatMul", "b", x, z);
+    const uint32_t d = NET_OP(g, "Gemm", "d", z, net_weights(g, "v", NET_SHAPE(5, 4), 1, 3), c);
+    net_output(g, NET_OP_ATTRS(g, "Softmax", "s", axis, a));
+    net_output(g, b);
+    net_output(g, d);
+}
+
+/* Over channels, and as it was meant before operator set 13: over all but the images. */
+static void other_softmax(struct graph *g)
+{
+    const struct op_attr channels[] = {PASS_INT("axis", 1)};
+    const uint32_t x = layout_input(g, 3, 5);
+    net_output(g, NET_OP_ATTRS(g, "Softmax", "s", channels, layout_conv(g, "c", x, 3, 10, 1)));
+}
+
+static void old_softmax(struct graph *g)
+{
+    other_softmax(g);
+    g->opsets[0].version = 11;
+}
+
+Test(pass_layout, heads_of_other_kinds)
+{
+    CHECK(other_rows, B "Conv " B "Reorder Reshape Reshape " B "MatMul " B "MatMul");
+    CHECK(other_products, "Gemm MatMul Gemm " B "Softmax");
+    CHECK(other_softmax, B "Conv " B "Reorder Softmax");
+    CHECK(old_softmax, B "Conv " B "Reorder Softmax");
+}
+
+/* ---- whole models ---- */
+
+static int64_t batch;
+static enum cvd_dtype dtype;
+
+/* Of everything something; two inputs and two outputs. */
+static void model(struct graph *g)
+{
+    net_init(g);
+    const uint32_t x = net_input(g, "x", NET_SHAPE(batch, 3, 12, 12));
+    const uint32_t z = net_input(g, "z", NET_SHAPE(batch, 9, 6, 6));
+    uint32_t y = NET_OP(g, "Relu", "r", layout_conv(g, "stem", x, 3, 20, 3));
+    y = layout_half(g, "MaxPool", "half", y);
+    y = NET_OP(g, "Add", "sum", layout_conv(g, "same", y, 20, 20, 3), y);
+    y = layout_conv_groups(g, "depth", y, 20, 20, 20);
+    y = layout_conv(g, "both", CONCAT(g, "all", y, z), 29, 17, 1);
+    net_output(g, y);
+    flatten_op = "Reshape";
+    const uint32_t w = net_weights(g, "w", NET_SHAPE(17 * 36, 7), 0.1f, 1);
+    net_output(g, NET_OP(g, "Softmax", "s", NET_OP(g, "MatMul", "fc", flatten(g, y), w)));
+    for (uint32_t v = 0; v < g->value_count && dtype != CVD_DTYPE_FLOAT32; v++) {
+        struct graph_value *value = &g->values[v];
+        if (value->dtype != CVD_DTYPE_FLOAT32)
+            continue;
+        value->dtype = dtype;
+        value->bytes /= 2;
+        for (size_t i = 0; value->data != NULL && i < value->bytes / 2; i++)
+            ((uint16_t *)value->data)[i] = (uint16_t)(0x2c00 + i * 7 % 1024 + i % 2 * 0x8000);
+    }
+}
+
+Test(pass_layout, models)
+{
+    static const int64_t batches[] = {CVD_DIM_BATCH, 1, 2, 5};
+    for (size_t i = 0; i < 4; i++) {
+        batch = batches[i];
+        dtype = CVD_DTYPE_FLOAT32;
+        CHECK_ANSWERS(model);
+        dtype = CVD_DTYPE_FLOAT16; /* 0x2c00 ... 0x2fff are 1/16 ... 1/8 */
+        CHECK_ANSWERS(model);
+    }
+    struct graph g;
+    batch = 2;
+    dtype = CVD_DTYPE_FLOAT32;
+    LAY_OUT(&g, model,
+            B "Conv " B "MaxPool " B "Conv " B "DepthwiseConv " B "Reorder " B "Channels " B
+              "Conv " B "Reorder " B "Gemm " B "Softmax");
+    cr_assert_eq(pass_int(&g.nodes[3], "group", 0), 20);
+    graph_release(&g);
+}
+
+Test(pass_layout, every_failing_allocation_is_survived, .timeout = 60)
+{
+    struct kernels kernels;
+    kernels_init(&kernels, CVD_CPU_C);
+    size_t failures = 0;
+    batch = CVD_DIM_BATCH;
+    dtype = CVD_DTYPE_FLOAT32;
+    for (size_t n = 1;; n++) {
+        struct graph g;
+        struct plan *plan = NULL;
+        struct cvd_error err = {.message = ""};
+        model(&g);
+        cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
+        mem_fail_after(n, n % 2 == 0);
+        enum cvd_status status = plan_build(&g, &kernels, NULL, &plan, &err);
+        mem_fail_after(0, false);
+        graph_release(&g);
+        plan_destroy(plan);
+        if (status == CVD_STATUS_OK)
+            break;
+        cr_assert_eq(status, CVD_STATUS_OUT_OF_MEMORY, "allocation %zu: %s", n, err.message);
+        failures++;
+    }
+    cr_assert_gt(failures, 60);
+}
