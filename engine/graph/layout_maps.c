@@ -12,7 +12,7 @@ struct maps {
     struct layout *l;
     uint32_t *parents; /* by value: towards the one that stands for its class */
     unsigned *gaps;    /* by value that stands for a class */
-    bool *movable;     /* by value: a node computes it that can do so anywhere */
+    bool *movable;     /* by value: a node computes it when the model runs, and can anywhere */
 };
 
 static uint32_t class_of(const struct maps *m, uint32_t v)
@@ -94,6 +94,29 @@ static void join_parts(const struct maps *m, const uint32_t *blocks)
     }
 }
 
+/* What depends on constants alone is computed once, at load, and a constant is no part of what is
+ * not. A residual and its output lie alike, from image to image as well. */
+static void find_movable(const struct maps *m)
+{
+    const struct layout *l = m->l;
+    for (uint32_t i = 0; i < l->p->g->input_count; i++)
+        m->movable[l->p->g->inputs[i]] = true; /* or would be, if it were no plain one */
+    for (uint32_t n = 0; n < l->count; n++) {
+        const struct graph_node *node = &l->nodes[n].node;
+        bool runs = false;
+        for (size_t i = 0; i < node->in_count; i++)
+            runs |= node->in[i] != GRAPH_NONE && m->movable[node->in[i]];
+        for (size_t i = 0; i < node->out_count; i++) {
+            if (node->out[i] != GRAPH_NONE)
+                m->movable[node->out[i]] = runs;
+        }
+    }
+    for (uint32_t n = 0; n < l->count; n++) {
+        if (l->nodes[n].residual)
+            m->movable[l->nodes[n].node.in[3]] = m->movable[l->nodes[n].node.out[0]] = false;
+    }
+}
+
 static void set_gaps(const struct maps *m)
 {
     const struct layout *l = m->l;
@@ -126,18 +149,8 @@ enum cvd_status layout_set_maps(struct layout *l)
         m.movable[v] = false;
         blocks[v] = 0;
     }
-    for (uint32_t n = 0; n < l->count && done; n++) {
-        const struct graph_node *node = &l->nodes[n].node;
-        for (size_t i = 0; i < node->out_count; i++) {
-            if (node->out[i] != GRAPH_NONE)
-                m.movable[node->out[i]] = true;
-        }
-    }
-    for (uint32_t n = 0; n < l->count && done; n++) {
-        if (l->nodes[n].residual) /* both lie alike, from image to image as well */
-            m.movable[l->nodes[n].node.in[3]] = m.movable[l->nodes[n].node.out[0]] = false;
-    }
     if (done) {
+        find_movable(&m);
         count_blocks(&m, blocks);
         join_parts(&m, blocks);
         set_gaps(&m);

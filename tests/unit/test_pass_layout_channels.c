@@ -102,6 +102,18 @@ static void part_is_input(struct graph *g)
     net_output(g, layout_conv(g, "c", CONCAT(g, "ab", a, x), 20, 5, 3));
 }
 
+/* Two images, for which a constant is no image of its own. */
+static void part_is_constant(struct graph *g)
+{
+    net_init(g);
+    const uint32_t x = net_input(g, "x", NET_SHAPE(2, 12, 5, 5));
+    const uint32_t w = net_weights(g, "w", NET_SHAPE(2, 16, 5, 5), 1, 1);
+    const uint32_t a = layout_conv(g, "a", x, 12, 16, 3);
+    const uint32_t all = CONCAT(g, "all", w, a);
+    net_output(g, layout_conv(g, "c", all, 32, 5, 3));
+    net_output(g, layout_conv(g, "d", CONCAT(g, "turned", a, w), 32, 5, 3));
+}
+
 /* What a sum adds to lies as the sum does, so it is nowhere else. */
 static void part_is_residual(struct graph *g)
 {
@@ -168,6 +180,14 @@ Test(pass_layout_channels, parts_of_all_kinds)
     LAY_OUT(&g, part_is_input, B "Conv " B "Reorder " B "Channels " B "Conv " B "Reorder");
     layout_expect_part(&g, "x", "ab", 3);
     layout_expect_part(&g, "a", "ab", 0);
+    graph_release(&g);
+
+    CHECK_ANSWERS(part_is_constant);
+    LAY_OUT(&g, part_is_constant,
+            B "Reorder " B "Conv " B "Reorder " B "Channels " B "Conv " B "Reorder " B "Channels " B
+              "Conv " B "Reorder");
+    layout_expect_part(&g, "w", NULL, 0);
+    layout_expect_part(&g, "a", "turned", 0);
     graph_release(&g);
 
     CHECK_ANSWERS(part_in_place);
