@@ -61,6 +61,9 @@ bool layout_choose(const struct layout *l, uint32_t n, struct layout_choice *c);
 /* layout_channels.c: takes node n when it rearranges channels. */
 enum cvd_status layout_rearrange(struct layout *l, uint32_t n, bool *taken);
 
+/* layout_affine.c: takes node n when it scales or shifts a map by constants. */
+enum cvd_status layout_scale(struct layout *l, uint32_t n, bool *taken);
+
 /* layout_maps.c: gaps, and parts of other maps. */
 enum cvd_status layout_set_maps(struct layout *l);
 

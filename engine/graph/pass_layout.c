@@ -188,6 +188,8 @@ static enum cvd_status take(struct layout *l, uint32_t n)
     enum cvd_status status = fuse_activation(l, n, &done);
     if (status == CVD_STATUS_OK && !done)
         status = layout_rearrange(l, n, &done);
+    if (status == CVD_STATUS_OK && !done)
+        status = layout_scale(l, n, &done);
     if (status != CVD_STATUS_OK || done)
         return status;
     return layout_choose(l, n, &choice) ? convert(l, node, &choice) : keep(l, node);
