@@ -20,22 +20,6 @@ static bool averages_planes(const struct pass *p, const struct graph_node *node)
     return true;
 }
 
-/* A value for the averages, [N,C,1,...]. */
-static enum cvd_status add_pooled(struct pass *p, uint32_t in, const char *name, uint32_t *out)
-{
-    struct cvd_shape shape = *pass_shape(p, in);
-    for (unsigned d = 2; d < shape.rank; d++)
-        shape.dims[d] = 1;
-    enum cvd_status status = graph_add_value(p->g, name, out, p->err);
-    if (status != CVD_STATUS_OK)
-        return status;
-    struct graph_value *value = &p->g->values[*out];
-    value->dtype = CVD_DTYPE_FLOAT32;
-    value->has_shape = true;
-    value->shape = shape;
-    return CVD_STATUS_OK;
-}
-
 static enum cvd_status rewrite(struct pass *p, uint32_t n)
 {
     struct graph_node pool = p->g->nodes[n];
@@ -44,7 +28,7 @@ static enum cvd_status rewrite(struct pass *p, uint32_t n)
     enum cvd_status status = CVD_STATUS_OK;
     bool keep = pass_int(&pool, "keepdims", 1) != 0;
     if (!keep)
-        status = add_pooled(p, pool.in[0], p->g->values[out].name, &pooled);
+        status = graph_add_value(p->g, p->g->values[out].name, &pooled, p->err);
     pool.op = "GlobalAveragePool";
     pool.attrs = NULL;
     pool.attr_count = 0;
@@ -60,7 +44,7 @@ static enum cvd_status rewrite(struct pass *p, uint32_t n)
                                     .in_count = 1,
                                     .out = &out,
                                     .out_count = 1};
-    p->unsorted = true;
+    p->unsorted = p->stale = true;
     status = graph_add_node(p->g, &pool, p->err);
     return status == CVD_STATUS_OK ? pass_replace(p, n, &flat) : status;
 }

@@ -112,7 +112,7 @@ bool pass_axes(const struct pass *p, const struct graph_node *node, int64_t axes
 const struct cvd_shape *pass_shape(const struct pass *p, uint32_t v)
 {
     const struct graph_value *value = &p->g->values[v];
-    if (value->data != NULL || (v >= p->known && value->has_shape))
+    if (value->data != NULL)
         return &value->shape;
     return v < p->known && p->one[v].dtype != CVD_DTYPE_NONE ? &p->one[v].shape : NULL;
 }
@@ -121,9 +121,9 @@ bool pass_is_float(const struct pass *p, uint32_t v)
 {
     if (v == GRAPH_NONE)
         return false;
-    if (p->g->values[v].data != NULL || v >= p->known)
+    if (p->g->values[v].data != NULL)
         return p->g->values[v].dtype == CVD_DTYPE_FLOAT32;
-    return p->one[v].dtype == CVD_DTYPE_FLOAT32;
+    return v < p->known && p->one[v].dtype == CVD_DTYPE_FLOAT32;
 }
 
 bool pass_alike(const struct pass *p, uint32_t a, uint32_t b)

@@ -85,8 +85,8 @@ bool pass_ints(const struct pass *p, uint32_t v, int64_t *out, size_t max, size_
 bool pass_axes(const struct pass *p, const struct graph_node *node, int64_t axes[CVD_MAX_RANK],
                size_t *count);
 
-/* The shape for one image; NULL when it is not known. Of values that passes have made it is what
- * they declare. */
+/* The shape for one image; NULL when it is not known, as that of a value which the pass itself has
+ * added. */
 const struct cvd_shape *pass_shape(const struct pass *p, uint32_t v);
 /* Whether it is known to be float32. */
 bool pass_is_float(const struct pass *p, uint32_t v);

@@ -102,6 +102,29 @@ Test(passes, twice_is_as_good_as_once)
     graph_release(&g);
 }
 
+/* What a pass adds the passes after it know as well as what was there: the mean's Flatten is the
+ * product's own. */
+Test(passes, a_product_reads_the_means_of_a_map)
+{
+    static const char *const labels[] = {"Conv", "GlobalAveragePool", "Gemm"};
+    const struct op_attr axes[] = {PASS_INTS("axes", 2, 3), PASS_INT("keepdims", 0)};
+    struct graph g;
+    struct plan *plan = NULL;
+    struct cvd_error err = {.message = ""};
+    struct kernels kernels;
+    kernels_init(&kernels, CVD_CPU_C);
+    uint32_t x = pass_image(&g);
+    x = NET_OP_ATTRS(&g, "ReduceMean", "mean", axes, pass_conv(&g, "conv", x, 20, true));
+    net_output(&g, NET_OP(&g, "Gemm", "fc", x, net_weights(&g, "w", NET_SHAPE(20, 5), 1, 1)));
+    cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
+    cr_assert_eq(plan_build(&g, &kernels, NULL, &plan, &err), CVD_STATUS_OK, "%s", err.message);
+    graph_release(&g);
+    cr_assert_eq(plan->step_count, 3);
+    for (uint32_t i = 0; i < 3; i++)
+        cr_expect_str_eq(plan->steps[i].label, labels[i]);
+    plan_destroy(plan);
+}
+
 Test(passes, every_failing_allocation_is_survived, .timeout = 60)
 {
     struct kernels kernels;
