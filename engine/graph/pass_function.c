@@ -1,7 +1,7 @@
 /*
  * Activations that exporters spell out become one node: x * Sigmoid(x), x * HardSigmoid(x),
  * x * Tanh(Softplus(x)) and x * (Erf(x / c) + 1) / 2, which are called Swish, HardSwish, Mish and
- * Gelu.
+ * Gelu; and Clip(x + 3, 0, 6) / 6, a HardSigmoid.
  */
 #include "engine/graph/passes.h"
 
@@ -24,16 +24,74 @@ static uint32_t beside_number(const struct pass *p, const struct graph_node *nod
     return GRAPH_NONE;
 }
 
+/* The other factor or summand of a node one of which is a number. */
+static uint32_t beside_any_number(const struct pass *p, const struct graph_node *node,
+                                  float *number)
+{
+    for (size_t i = 0; node != NULL && i < 2; i++) {
+        if (pass_number(p, node->in[1 - i], number))
+            return node->in[i];
+    }
+    return GRAPH_NONE;
+}
+
+/* What a Div or Mul by a number is a multiple of; *factor is how many times. */
+static uint32_t match_multiple(const struct pass *p, const struct graph_node *node, bool divides,
+                               float *factor)
+{
+    if (!divides)
+        return beside_any_number(p, node, factor);
+    if (!pass_number(p, node->in[1], factor))
+        return GRAPH_NONE;
+    *factor = 1 / *factor;
+    return node->in[0];
+}
+
+/* v = Clip(x + shift, 0, top), read by nobody else. */
+static bool match_ramp(const struct pass *p, uint32_t v, uint32_t *x, float *shift, float *top)
+{
+    const uint32_t n = pass_sole_maker(p, v);
+    struct activation clip;
+    if (pass_node(p, n, "Clip") == NULL || !pass_read_activation(p, n, &clip) || clip.alpha != 0)
+        return false;
+    *top = clip.beta;
+    *x = beside_any_number(p, maker_of(p, p->g->nodes[n].in[0], "Add"), shift);
+    return *x != GRAPH_NONE;
+}
+
+/* Node n = Clip(x + shift, 0, top) / top, or that times x. */
+static bool match_hard(const struct pass *p, uint32_t n, uint32_t *x, struct activation *a)
+{
+    const struct graph_node *div = pass_node(p, n, "Div");
+    const struct graph_node *node = div != NULL ? div : pass_node(p, n, "Mul");
+    float shift, top;
+    if (node == NULL)
+        return false;
+    const uint32_t v = match_multiple(p, node, div != NULL, &a->alpha);
+    bool found = v != GRAPH_NONE && match_ramp(p, v, x, &shift, &top);
+    a->kind = ACTIVATION_HARD_SIGMOID;
+    const struct graph_node *product = maker_of(p, v, "Mul");
+    for (size_t i = 0; product != NULL && !found && i < 2; i++) {
+        a->kind = ACTIVATION_MUL_HARD_SIGMOID;
+        found = match_ramp(p, product->in[1 - i], x, &shift, &top) && *x == product->in[i];
+    }
+    if (!found || !(fabsf(a->alpha * top - 1) <= 1e-6f)) /* rounding of 1 / top */
+        return false;
+    a->beta = shift * a->alpha;
+    return isfinite(a->beta);
+}
+
 /* v = fn(x), read by nobody else, with fn a function that x is multiplied by. */
 static bool match_gate(const struct pass *p, uint32_t v, uint32_t x, struct activation *a)
 {
+    const uint32_t n = pass_sole_maker(p, v);
     const struct graph_node *node;
     if ((node = maker_of(p, v, "Sigmoid")) != NULL) {
         a->kind = ACTIVATION_MUL_SIGMOID;
-    } else if ((node = maker_of(p, v, "HardSigmoid")) != NULL) {
+    } else if (n != GRAPH_NONE && pass_read_activation(p, n, a) &&
+               a->kind == ACTIVATION_HARD_SIGMOID) { /* ONNX's, or one that has been found here */
         a->kind = ACTIVATION_MUL_HARD_SIGMOID;
-        a->alpha = pass_float(node, "alpha", 0.2f);
-        a->beta = pass_float(node, "beta", 0.5f);
+        node = &p->g->nodes[n];
     } else if ((node = maker_of(p, v, "Tanh")) != NULL) {
         a->kind = ACTIVATION_MUL_TANH_SOFTPLUS;
         node = maker_of(p, node->in[0], "Softplus");
@@ -110,17 +168,22 @@ static enum cvd_status rewrite(struct pass *p, uint32_t n, uint32_t x, const str
     return status == CVD_STATUS_OK ? pass_replace(p, n, &node) : status;
 }
 
+static bool match(const struct pass *p, uint32_t n, uint32_t *x, struct activation *a)
+{
+    const struct graph_node *node = pass_node(p, n, "Mul");
+    if (node != NULL && (match_product(p, node->in[0], node->in[1], x, a) ||
+                         match_product(p, node->in[1], node->in[0], x, a)))
+        return true;
+    return match_hard(p, n, x, a);
+}
+
 enum cvd_status pass_function(struct pass *p)
 {
     enum cvd_status status = CVD_STATUS_OK;
     for (uint32_t n = 0; n < p->g->node_count && status == CVD_STATUS_OK; n++) {
-        const struct graph_node *node = pass_node(p, n, "Mul");
         struct activation a = {0};
         uint32_t x;
-        if (node == NULL || (!match_product(p, node->in[0], node->in[1], &x, &a) &&
-                             !match_product(p, node->in[1], node->in[0], &x, &a)))
-            continue;
-        if (pass_is_float(p, x) && pass_alike(p, x, node->out[0]))
+        if (match(p, n, &x, &a) && pass_is_float(p, x) && pass_alike(p, x, p->g->nodes[n].out[0]))
             status = rewrite(p, n, x, &a);
     }
     return status;

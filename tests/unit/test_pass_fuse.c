@@ -253,6 +253,73 @@ Test(pass_function, what_must_stay)
     pass_check(wrong_number, pass_function, "Div Erf Add Mul Mul", 0);
 }
 
+/* ---- hard functions that are spelt out ---- */
+
+static struct {
+    bool swish, odd;
+    int order; /* of the factors of x * Clip(x + 3, 0, 6) / 6: 0: x * (… / 6), 1: (x * …) / 6 */
+    bool multiplies;
+    float top, divisor;
+    bool read_twice;
+} hard;
+
+static uint32_t product(struct graph *g, uint32_t a, uint32_t b)
+{
+    return hard.odd ? NET_OP(g, "Mul", "m", b, a) : NET_OP(g, "Mul", "m", a, b);
+}
+
+static uint32_t divide(struct graph *g, uint32_t x)
+{
+    return hard.multiplies ? product(g, x, pass_scalar(g, 1 / hard.divisor))
+                           : NET_OP(g, "Div", "d", x, pass_scalar(g, hard.divisor));
+}
+
+static void hard_function(struct graph *g)
+{
+    uint32_t x = pass_image(g), c = pass_conv(g, "conv", x, 5, true), three = pass_scalar(g, 3);
+    uint32_t t = hard.odd ? NET_OP(g, "Add", "t", three, c) : NET_OP(g, "Add", "t", c, three);
+    t = NET_OP(g, "Clip", "clip", t, pass_scalar(g, 0), pass_scalar(g, hard.top));
+    uint32_t y = !hard.swish       ? divide(g, t)
+                 : hard.order == 0 ? product(g, c, divide(g, t))
+                                   : divide(g, product(g, c, t));
+    net_output(g, hard.read_twice ? NET_OP(g, "Mul", "y", y, t) : y);
+}
+
+Test(pass_function, hard_functions)
+{
+    for (unsigned bits = 0; bits < 16; bits++) {
+        hard.swish = bits & 1;
+        hard.odd = bits & 2;
+        hard.order = bits & 4 ? 1 : 0;
+        hard.multiplies = bits & 8;
+        hard.top = hard.divisor = 6;
+        hard.read_twice = false;
+        pass_check(hard_function, pass_function, "Conv convd.Activation", 2e-6);
+        pass_check_list(hard_function, fusing, "convd.Conv", 2e-6);
+        struct graph g;
+        hard_function(&g);
+        pass_apply_list(&g, fusing);
+        cr_assert_str_eq(g.nodes[0].label, hard.swish ? "Conv+HardSwish" : "Conv+HardSigmoid");
+        graph_release(&g);
+    }
+}
+
+Test(pass_function, hard_functions_that_must_stay)
+{
+    memset(&hard, 0, sizeof(hard));
+    hard.top = 6;
+    hard.divisor = 5;
+    pass_check(hard_function, pass_function, "Conv Add Clip Div", 0);
+    hard.swish = true;
+    hard.order = 1;
+    pass_check(hard_function, pass_function, "Conv Add Clip Mul Div", 0);
+    hard.top = hard.divisor = INFINITY;
+    pass_check(hard_function, pass_function, "Conv Add Clip Mul Div", 0);
+    hard.top = hard.divisor = 6;
+    hard.read_twice = true;
+    pass_check(hard_function, pass_function, "Conv Add Clip Mul Div Mul", 0);
+}
+
 /* ---- residuals ---- */
 
 static void residual(struct graph *g)
