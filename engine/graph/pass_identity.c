@@ -1,5 +1,6 @@
 /* Nodes that hand on what they get: Identity, Dropout, a Cast to the same type, a Reshape to the
- * same shape, … Whoever reads their output reads their input instead. */
+ * same shape, … Whoever reads their output reads their input instead. So does arithmetic with what
+ * an Expand has made, which it would expand itself. */
 #include "engine/graph/passes.h"
 
 /* Operators whose output 0 has the elements of input 0, in that order; with the same shape and
@@ -28,10 +29,28 @@ static bool changes_nothing(const struct pass *p, uint32_t n, const bool *is_out
     return pass_alike(p, node->in[0], node->out[0]);
 }
 
+/* The input of node n that is expanded to the shape of the other one; in_count when there is none.
+ * Of two only one can be read as it was. */
+static size_t find_expanded(const struct pass *p, uint32_t n)
+{
+    static const char *const names[] = {"Add", "Sub", "Mul", "Div"};
+    const struct graph_node *node = &p->g->nodes[n];
+    bool known = false;
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+        known = known || pass_node(p, n, names[i]) != NULL;
+    if (!known || !pass_alike(p, node->in[0], node->in[1])) /* Expand is younger than set 7 */
+        return node->in_count;
+    size_t i = 0;
+    while (i < 2 && pass_node(p, p->makers[node->in[i]], "Expand") == NULL)
+        i++;
+    return i;
+}
+
 static enum cvd_status rewire(struct pass *p, uint32_t n, const uint32_t *same)
 {
     const struct graph_node *node = &p->g->nodes[n];
-    bool any = false;
+    const size_t expanded = find_expanded(p, n);
+    bool any = expanded < node->in_count;
     for (size_t i = 0; i < node->in_count; i++)
         any |= node->in[i] != GRAPH_NONE && same[node->in[i]] != node->in[i];
     if (!any)
@@ -42,6 +61,8 @@ static enum cvd_status rewire(struct pass *p, uint32_t n, const uint32_t *same)
         return pass_no_memory(p);
     for (size_t i = 0; i < node->in_count; i++)
         in[i] = node->in[i] != GRAPH_NONE ? same[node->in[i]] : GRAPH_NONE;
+    if (expanded < node->in_count) /* which has been rewired itself */
+        in[expanded] = p->g->nodes[p->makers[node->in[expanded]]].in[0];
     copy.in = in;
     return pass_replace(p, n, &copy);
 }

@@ -49,6 +49,52 @@ Test(pass_identity, a_mask_that_is_read_keeps_its_dropout)
     graph_release(&g);
 }
 
+/* x * y.expand_as(x) of PyTorch; a shape that depends on the batch is not implemented. */
+static bool expand_as;
+
+static void squeeze(struct graph *g)
+{
+    static const int64_t shape[] = {1, 4, 6, 6};
+    uint32_t x = pass_image(g), y = NET_OP(g, "GlobalAveragePool", "pool", x);
+    uint32_t as = expand_as ? NET_OP(g, "Shape", "s", x) : net_ints(g, "s", 4, shape);
+    y = NET_OP(g, "Expand", "expand", NET_OP(g, "Identity", "same", y), as);
+    net_output(g, NET_OP(g, "Mul", "y", y, x));
+}
+
+/* Both are expanded, to a shape that neither has. */
+static void two_expanded(struct graph *g)
+{
+    static const int64_t row[] = {1, 4, 1, 6}, column[] = {1, 4, 6, 6};
+    uint32_t x = pass_image(g), y = NET_OP(g, "GlobalAveragePool", "pool", x);
+    y = NET_OP(g, "Expand", "row", y, net_ints(g, "r", 4, row));
+    uint32_t z = NET_OP(g, "Expand", "again", y, net_ints(g, "c", 4, column));
+    uint32_t all = NET_OP(g, "Expand", "all", y, net_ints(g, "c", 4, column));
+    net_output(g, NET_OP(g, "Sub", "y", z, all));
+}
+
+/* The product is larger than the other factor. */
+static void larger(struct graph *g)
+{
+    static const int64_t six[] = {1, 1, 6, 6};
+    uint32_t x = pass_image(g), y = NET_OP(g, "GlobalAveragePool", "pool", x);
+    net_output(
+        g, NET_OP(g, "Mul", "y", y, NET_OP(g, "Expand", "expand", y, net_ints(g, "s", 4, six))));
+}
+
+Test(pass_identity, arithmetic_expands_by_itself)
+{
+    struct graph g;
+    expand_as = true;
+    squeeze(&g);
+    pass_apply(&g, pass_identity);
+    cr_assert_str_eq(pass_ops(&g), "GlobalAveragePool Mul");
+    graph_release(&g);
+    expand_as = false;
+    pass_check(squeeze, pass_identity, "GlobalAveragePool Mul", 0);
+    pass_check(two_expanded, pass_identity, "GlobalAveragePool Expand Expand Sub", 0);
+    pass_check(larger, pass_identity, "GlobalAveragePool Expand Mul", 0);
+}
+
 /* ---- folding ---- */
 
 /* x.view(x.size(0), -1) of PyTorch, and constants with arithmetic of their own. */
