@@ -19,7 +19,9 @@
 #define SWEEP_MS     1000u
 #define SWEEP_LOCKED 64 /* connections looked at in one go, before others get the lock */
 #define WAKE_UP      UINT64_MAX
-#define NUDGE_MS     20u
+/* TCP_CLOSE_WAIT of netinet/tcp.h, which does not go together with linux/tcp.h. */
+#define STATE_CLOSE_WAIT 8
+#define NUDGE_MS         20u
 
 void guard_last_word(int fd, int status, const char *code, const char *message)
 {
@@ -51,26 +53,42 @@ static void end(struct conn *c, uint64_t word, int status, const char *code, con
     metrics_rejected(h->app->metrics, c->surplus ? REJECT_CONNECTIONS : REJECT_SLOW_CLIENT);
 }
 
-static uint64_t bytes_received(int fd)
+static uint64_t bytes_received(int fd, bool *peer_closed)
 {
     struct tcp_info info;
     socklen_t len = sizeof info;
 
     memset(&info, 0, sizeof info);
+    *peer_closed = false;
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0)
         return 0;
+    *peer_closed = info.tcpi_state == STATE_CLOSE_WAIT;
     return info.tcpi_bytes_received;
+}
+
+/*
+ * libmicrohttpd 0.9.75 overlooks an end of stream that arrives together with bytes: one edge of its
+ * epoll stands for both, and it stops reading after the bytes. Shutting down the receiving side,
+ * which the peer has ended anyway, loses nothing that is queued and makes another edge.
+ */
+static void nudge(const struct conn *c)
+{
+    shutdown(c->fd, SHUT_RD);
 }
 
 /*
  * An idle connection is one whose request header is not complete. The library tells nothing about
  * the bytes of a header before its end; the kernel does. A connection may be silent for the idle
- * timeout, but once a byte has come the rest has to follow soon.
+ * timeout, but once a byte has come the rest has to follow soon; and from a client that has closed
+ * its side nothing will.
  */
 static void check_idle(struct conn *c, uint64_t word, uint64_t now_ms)
 {
-    uint64_t bytes = bytes_received(c->fd);
+    bool peer_closed;
+    uint64_t bytes = bytes_received(c->fd, &peer_closed);
 
+    if (peer_closed)
+        nudge(c);
     if (c->idle_word != word) {
         c->idle_word = word;
         c->idle_bytes = bytes;
@@ -149,19 +167,15 @@ static bool peer_left(struct http *h, uint64_t tag)
     return sending;
 }
 
-/*
- * libmicrohttpd 0.9.75 overlooks an end of stream that arrives together with bytes: one edge of its
- * epoll stands for both, and it stops reading after the bytes. Shutting down the receiving side,
- * which the peer has ended anyway, loses nothing that is queued and makes another edge.
- */
-static void nudge(struct http *h)
+/* Bodies whose clients have left. */
+static void nudge_bodies(struct http *h)
 {
     pthread_mutex_lock(&h->lock);
     for (unsigned i = 0; i < h->used; i++) {
         struct conn *c = &h->conns[i];
         if (c->live && atomic_load(&c->peer_gone) &&
             is_receiving(conn_word_phase(atomic_load(&c->phase_word))))
-            shutdown(c->fd, SHUT_RD);
+            nudge(c);
     }
     pthread_mutex_unlock(&h->lock);
 }
@@ -180,7 +194,7 @@ static void *guard(void *arg)
             sweep_ms = now_ms + SWEEP_MS;
         }
         if (now_ms >= nudge_ms) {
-            nudge(h);
+            nudge_bodies(h);
             nudge_ms = UINT64_MAX;
         }
         uint64_t next_ms = nudge_ms < sweep_ms ? nudge_ms : sweep_ms;

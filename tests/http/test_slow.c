@@ -123,3 +123,29 @@ Test(slow, behind_haproxy)
 {
     behind(PROXY_HAPROXY);
 }
+
+/* Whose client has closed its side does not live on as an idle connection, whatever was sent with
+ * that end: libmicrohttpd does not see an end that comes together with bytes. */
+Test(slow, ends_with_its_client)
+{
+    static const char *const texts[] = {
+        "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /liv",
+        "GET / HTTP/1.1\r\nHo",
+        "\x16\x03\x01",
+        "",
+    };
+    enum { TEXTS = sizeof texts / sizeof *texts, EACH = 5 };
+    struct server *s = server_start(NULL);
+    struct client *clients[TEXTS * EACH];
+    for (size_t i = 0; i < TEXTS * EACH; i++) {
+        clients[i] = client_connect(s);
+        client_send(clients[i], texts[i % TEXTS], strlen(texts[i % TEXTS]));
+        client_half_close(clients[i]);
+    }
+    double begin = process_now_s();
+    for (size_t i = 0; i < TEXTS * EACH; i++)
+        client_read_all(clients[i]); /* fails when there is no end */
+    cr_expect_lt(process_now_s() - begin, 5.0 * server_slowness());
+    server_stop(s);
+}

@@ -56,8 +56,8 @@ bool same_answers_can(enum cvd_cpu level)
 {
     const char *most = getenv("CONVD_CPU");
     enum cvd_cpu cap;
-    return cvd_cpu_supported(level) && (most == NULL || !cvd_cpu_parse(most, &cap) ||
-                                        cap == CVD_CPU_AUTO || level <= cap);
+    return cvd_cpu_supported(level) &&
+           (most == NULL || !cvd_cpu_parse(most, &cap) || cap == CVD_CPU_AUTO || level <= cap);
 }
 
 void same_answers_begin(struct same_answers *s, enum cvd_cpu level)
