@@ -80,7 +80,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     app.metrics = metrics_create("any");
     app.registry = registry_create(app.engine, &config, app.metrics, app.log);
     require(registry_load(app.registry, NULL) == CVD_STATUS_OK);
-    require(http_start(&app, &http, NULL) == CVD_STATUS_OK);
+    require(http_start(&app, HTTP_DATA, &http, NULL) == CVD_STATUS_OK);
     atomic_store(&app.phase, APP_READY);
     port = (uint16_t)strtoul(strrchr(http_address(http), ':') + 1, NULL, 10);
     atexit(stop);
