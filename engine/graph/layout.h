@@ -40,6 +40,7 @@ struct layout {
     uint32_t *makers;                       /* the new node that computes the map, or GRAPH_NONE */
     const struct layout_channel **channels; /* of a value that only rearranges others; else NULL */
     bool *is_output;                        /* of the graph */
+    uint32_t *places;                       /* for layout_channels.c alone */
 };
 
 /* What a node becomes. */

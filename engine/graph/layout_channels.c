@@ -5,6 +5,8 @@
  * A concatenation of whole blocks is done by computing its inputs in their places. Anything else
  * becomes one Channels node, which copies; and rearrangements of rearrangements are followed back
  * to where the channels come from, so that of a chain of them only what others read is ever copied.
+ * A file may ask for many channels again and again: what listing them takes comes out of the budget
+ * of folding, and beyond it nodes stay what they are.
  */
 #include "engine/graph/layout.h"
 
@@ -40,15 +42,14 @@ static struct layout_channel *new_list(const struct layout *l, size_t count)
 /* ---- emitting ---- */
 
 /* The place of `value` among the inputs, which it is appended to. */
-static size_t input_of(uint32_t *in, size_t *count, uint32_t value)
+static size_t input_of(const struct layout *l, uint32_t *in, size_t *count, uint32_t value)
 {
-    size_t i = *count; /* neighbouring channels mostly come from the same few values */
-    while (i > 0 && in[i - 1] != value)
-        i--;
-    if (i > 0)
-        return i - 1;
-    in[*count] = value;
-    return (*count)++;
+    uint32_t *place = &l->places[value]; /* or that among another node's */
+    if (*place >= *count || in[*place] != value) {
+        *place = (uint32_t)*count;
+        in[(*count)++] = value;
+    }
+    return *place;
 }
 
 /* Emits the node that computes v, whose channels are known. */
@@ -63,7 +64,7 @@ static enum cvd_status emit(struct layout *l, const struct graph_node *node, uin
         return pass_no_memory(l->p);
     size_t in_count = 0;
     for (size_t c = 0; c < count; c++) {
-        pairs[2 * c] = (int64_t)input_of(in, &in_count, channels[c].value);
+        pairs[2 * c] = (int64_t)input_of(l, in, &in_count, channels[c].value);
         pairs[2 * c + 1] = channels[c].channel;
     }
     enum cvd_status status = pass_use_domain(l->p, BLOCKED_DOMAIN, BLOCKED_VERSION);
@@ -89,11 +90,17 @@ static enum cvd_status emit(struct layout *l, const struct graph_node *node, uin
 
 /* ---- Concat ---- */
 
+/* How many values v's channels come from. */
+static size_t count_sources(const struct layout *l, uint32_t v)
+{
+    return l->channels[v] != NULL ? l->nodes[l->makers[v]].node.in_count : 1;
+}
+
 static enum cvd_status take_concat(struct layout *l, const struct graph_node *node, bool *taken)
 {
     const uint32_t out = node->out[0];
     const int64_t axis = pass_int(node, "axis", 1);
-    size_t count = 0;
+    size_t count = 0, sources = 0;
     bool any = false, whole = true;
     if ((axis != 1 && axis != -3) || channels_of(l, out) == 0)
         return CVD_STATUS_OK;
@@ -104,16 +111,18 @@ static enum cvd_status take_concat(struct layout *l, const struct graph_node *no
         any |= is_map(l, node->in[i]);
         whole &= channels % l->lanes == 0 || i + 1 == node->in_count;
         count += (size_t)channels;
+        sources += count_sources(l, node->in[i]);
     }
     if (!any)
         return CVD_STATUS_OK;
+    const bool follow = !whole && sources <= OP_MAX_INPUTS;
     struct layout_channel *list = new_list(l, count), *next = list;
     if (list == NULL)
         return pass_no_memory(l->p);
     for (size_t i = 0; i < node->in_count; i++) {
         const uint32_t v = node->in[i], channels = (uint32_t)channels_of(l, v);
         for (uint32_t c = 0; c < channels; c++)
-            *next++ = whole ? (struct layout_channel){v, c} : source_of(l, v, c);
+            *next++ = follow ? source_of(l, v, c) : (struct layout_channel){v, c};
     }
     *taken = true;
     return emit(l, node, out, list, count, whole);
@@ -231,6 +240,15 @@ static enum cvd_status take_shuffle(struct layout *l, const struct graph_node *n
 
 /* ---- all ---- */
 
+/* Bytes that it takes to list the channels of a node's outputs. */
+static size_t list_bytes(const struct layout *l, const struct graph_node *node)
+{
+    size_t channels = 0;
+    for (size_t i = 0; i < node->out_count; i++)
+        channels += (size_t)channels_of(l, node->out[i]);
+    return channels * (sizeof(struct layout_channel) + sizeof(uint32_t) + 2 * sizeof(int64_t));
+}
+
 enum cvd_status layout_rearrange(struct layout *l, uint32_t n, bool *taken)
 {
     static const struct {
@@ -245,9 +263,16 @@ enum cvd_status layout_rearrange(struct layout *l, uint32_t n, bool *taken)
     const struct graph_node *node = &l->p->g->nodes[n];
     *taken = false;
     for (size_t i = 0; i < sizeof(rules) / sizeof(*rules); i++) {
-        if (pass_node(l->p, n, rules[i].op) != NULL && node->in_count > 0 && node->out_count > 0 &&
-            node->in[0] != GRAPH_NONE && node->out[0] != GRAPH_NONE)
-            return rules[i].take(l, node, taken);
+        if (pass_node(l->p, n, rules[i].op) == NULL || node->in_count == 0 ||
+            node->out_count == 0 || node->in[0] == GRAPH_NONE || node->out[0] == GRAPH_NONE)
+            continue;
+        const size_t bytes = list_bytes(l, node);
+        if (bytes > l->p->budget->bytes)
+            return CVD_STATUS_OK;
+        enum cvd_status status = rules[i].take(l, node, taken);
+        if (*taken)
+            l->p->budget->bytes -= bytes;
+        return status;
     }
     return CVD_STATUS_OK;
 }

@@ -248,14 +248,16 @@ static bool make_room(struct layout *l)
     l->makers = mem_alloc(count * sizeof(*l->makers));
     l->channels = mem_alloc(count * sizeof(*l->channels));
     l->is_output = mem_alloc(count * sizeof(*l->is_output));
+    l->places = mem_alloc(count * sizeof(*l->places));
     if (l->maps == NULL || l->plains == NULL || l->makers == NULL || l->channels == NULL ||
-        l->is_output == NULL)
+        l->is_output == NULL || l->places == NULL)
         return false;
     for (uint32_t v = 0; v < count; v++) {
         l->maps[v] = l->makers[v] = GRAPH_NONE;
         l->plains[v] = g->values[v].data != NULL ? v : GRAPH_NONE;
         l->channels[v] = NULL;
         l->is_output[v] = false;
+        l->places[v] = 0;
     }
     for (uint32_t i = 0; i < g->input_count; i++)
         l->plains[g->inputs[i]] = g->inputs[i];
@@ -282,5 +284,6 @@ enum cvd_status pass_layout(struct pass *p)
     mem_free(l.makers);
     mem_free(l.channels);
     mem_free(l.is_output);
+    mem_free(l.places);
     return status;
 }

@@ -1,6 +1,8 @@
 /* Layout assignment: concatenations in place, and channels that are only rearranged. */
 #include "tests/unit/layout_fixture.h"
 
+#include <sys/resource.h>
+
 /* ---- concatenations in place ---- */
 
 static void two_parts(struct graph *g)
@@ -386,4 +388,59 @@ Test(pass_layout_channels, what_is_no_rearrangement)
           B "Conv " B "Reorder Reshape Transpose Reshape " B "Activation " B "Reorder");
     CHECK(images_shuffled, B "Conv " B "Reorder Reshape Transpose Reshape");
     CHECK(other_axes, B "Conv " B "Reorder Concat Concat Concat");
+}
+
+/* ---- limits ---- */
+
+#define WIDE 40000
+#define LONG 3000
+
+/* A file of 200 KB whose channels, listed for each node, would take gigabytes. */
+static void wide_and_long(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 1, 1);
+    uint32_t y = layout_conv(g, "stem", x, 1, WIDE, 1);
+    old = false;
+    for (int64_t i = 0; i < LONG; i++)
+        y = slice(g, "slice", y, 1, 1, INT64_MAX, 1);
+    net_output(g, NET_OP(g, "GlobalAveragePool", "end", y));
+}
+
+#define INPUTS 4000
+
+static uint32_t many(struct graph *g, const char *name, uint32_t x)
+{
+    uint32_t in[INPUTS + 2] = {layout_conv(g, name, x, 3, 12, 1)};
+    for (size_t i = 1; i <= INPUTS; i++)
+        in[i] = NET_OP(g, i % 2 ? "Abs" : "Neg", NULL, x);
+    in[INPUTS + 1] = NET_END;
+    return layout_concat(g, name, in);
+}
+
+/* Two values that are put together from as many as a node may have. */
+static void many_inputs(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 1);
+    const uint32_t a = slice(g, "odd", many(g, "a", x), 1, 1, INT64_MAX, 2), b = many(g, "b", x);
+    net_output(g, CONCAT(g, "all", a, layout_conv(g, "c", x, 3, 9, 1), b));
+}
+
+Test(pass_layout_channels, what_would_take_too_much_stays, .timeout = 60)
+{
+    struct graph g;
+    struct rusage usage;
+    wide_and_long(&g);
+    pass_apply_list(&g, passes_all);
+    cr_assert_str_eq(g.nodes[0].op, "Conv");
+    cr_assert_str_eq(g.nodes[1].op, "Channels"); /* what many slices have left */
+    cr_assert_str_eq(g.nodes[2].op, "Reorder");
+    cr_assert_str_eq(g.nodes[g.node_count - 2].op, "Slice");
+    graph_release(&g);
+    getrusage(RUSAGE_SELF, &usage);
+    cr_assert_lt(usage.ru_maxrss, 1024 * 1024); /* KiB */
+}
+
+Test(pass_layout_channels, no_node_gets_more_inputs_than_it_may_have, .timeout = 60)
+{
+    CHECK_ANSWERS(many_inputs);
 }
