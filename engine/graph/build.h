@@ -20,6 +20,7 @@ enum build_kind {
 struct build {
     struct graph *g;
     const struct kernels *kernels;
+    struct tune *tune; /* NULL: nothing is timed */
     bool allow_nonfinite;
     struct cvd_error *err;
     struct infer inf;

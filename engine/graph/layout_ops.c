@@ -2,6 +2,7 @@
 #include "engine/graph/layout.h"
 
 #include "engine/graph/plan.h"
+#include "engine/graph/tune.h"
 
 #include <string.h>
 
@@ -71,19 +72,48 @@ static bool view_node(const struct layout *l, const struct graph_node *node, str
 
 /* ---- convolutions ---- */
 
-/* Winograd's way has fewer multiplications but passes over more weights: 4 times with the larger
- * tiles, 1.8 times with the smaller. Which tiles take less time than the direct way for one image,
- * as measured on 512 channels; 0: neither. */
-static int64_t winograd_tile(const struct layout *l, const struct graph_node *node,
-                             const struct op_node *op)
+/* Cycles of a 3 x 3 convolution of one image: direct (tile 0) or Winograd's way, which has fewer
+ * multiplications but transforms its maps and passes over more weights. Of two vectors of
+ * multiply-adds a cycle nine tenths are reached; meanwhile weights come from beyond the
+ * second-level cache, out of which other layers have driven them, at some 7.5 bytes a cycle. */
+static double conv_cycles(const struct layout *l, const struct cvd_shape *w,
+                          const struct cvd_shape *y, unsigned tile)
 {
-    unsigned gap;
+    const int64_t lanes = l->lanes, side = tile != 0 ? tile : 1;
+    const double in = (double)w->dims[1], in_blocks = (double)((w->dims[1] + lanes - 1) / lanes);
+    const double out_blocks = (double)((w->dims[0] + lanes - 1) / lanes);
+    const double places =
+        (double)((y->dims[2] + side - 1) / side) * (double)((y->dims[3] + side - 1) / side);
+    const double elements = tile != 0 ? (tile + 2) * (tile + 2) : 9;
+    const double compute = elements * places * in * out_blocks / (2 * 0.9);
+    const double weights = elements * in * out_blocks * (double)lanes * sizeof(float) / 7.5;
+    const double transforms = tile != 0 ? 3 * elements * places * (in_blocks + out_blocks) : 0;
+    return (compute > weights ? compute : weights) + transforms;
+}
+
+/* The way that takes the least time: by that model, or, among those that need less than twice as
+ * long by it, as measured. */
+static unsigned conv_tile(const struct layout *l, const struct graph_node *node,
+                          const struct op_node *op)
+{
+    static const unsigned all[TUNE_MAX_WAYS] = {0, 2, 4};
+    unsigned tiles[TUNE_MAX_WAYS], gap;
+    double cycles[TUNE_MAX_WAYS];
+    size_t best = 0, count = 1;
     const struct cvd_shape *w = pass_shape(l->p, node->in[1]);
     const struct cvd_shape *y = pass_shape(l->p, node->out[0]);
     if (y == NULL || !blocked_winograd_fits(op, &gap) || w->dims[0] < 16 || w->dims[1] < 16)
         return 0;
-    const int64_t side = y->dims[2] < y->dims[3] ? y->dims[2] : y->dims[3];
-    return side >= 12 ? 4 : side >= 6 ? 2 : 0;
+    for (size_t i = 0; i < TUNE_MAX_WAYS; i++) {
+        cycles[i] = conv_cycles(l, w, y, all[i]);
+        best = cycles[i] < cycles[best] ? i : best;
+    }
+    tiles[0] = all[best];
+    for (size_t i = 0; i < TUNE_MAX_WAYS; i++) {
+        if (i != best && cycles[i] < 2 * cycles[best])
+            tiles[count++] = all[i];
+    }
+    return l->p->tune != NULL ? tune_tile(l->p->tune, op, y, tiles, count) : tiles[0];
 }
 
 static bool choose_conv(const struct layout *l, const struct graph_node *node,
@@ -114,7 +144,7 @@ static bool choose_conv(const struct layout *l, const struct graph_node *node,
         return false;
     c->maps = 1u << 0;
     c->map_out = true;
-    const int64_t tile = winograd_tile(l, node, &view.node);
+    const unsigned tile = conv_tile(l, node, &view.node);
     if (tile != 0) {
         const struct op_attr attr = {.name = "tile", .type = OP_ATTR_INT, .i = tile};
         c->attrs = pass_attrs(l->p, node, &attr, 1, &c->attr_count);

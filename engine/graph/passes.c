@@ -310,7 +310,8 @@ static enum cvd_status examine(struct build *b, struct pass *p)
 
 enum cvd_status passes_apply(struct build *b, const pass_fn *list)
 {
-    struct pass p = {.g = b->g, .kernels = b->kernels, .budget = &b->inf.budget, .err = b->err};
+    struct pass p = {
+        .g = b->g, .kernels = b->kernels, .tune = b->tune, .budget = &b->inf.budget, .err = b->err};
     enum cvd_status status = examine(b, &p);
     for (size_t i = 0; list[i] != NULL && status == CVD_STATUS_OK; i++) {
         status = apply(&p, list[i]);

@@ -20,10 +20,12 @@
 #include "engine/ops/fused.h"
 
 struct build;
+struct tune;
 
 struct pass {
     struct graph *g;
     const struct kernels *kernels;
+    struct tune *tune;                /* NULL: nothing is timed */
     const struct op_value *one, *two; /* types and shapes for one image and for two, by value; two
                                          is NULL where the batch is fixed; data mean nothing */
     uint32_t known;                   /* values that they cover */

@@ -239,11 +239,12 @@ static enum cvd_status build_plan(struct build *b, const struct cvd_load_options
 }
 
 enum cvd_status plan_build(struct graph *g, const struct kernels *kernels,
-                           const struct cvd_load_options *options, struct plan **out,
-                           struct cvd_error *err)
+                           const struct cvd_load_options *options, struct tune *tune,
+                           struct plan **out, struct cvd_error *err)
 {
     struct build b = {.g = g,
                       .kernels = kernels,
+                      .tune = tune,
                       .budget = build_budget,
                       .allow_nonfinite = options != NULL && options->allow_nonfinite,
                       .err = err};

@@ -18,6 +18,8 @@
  * than any classifier needs; a file of a few bytes can ask for anything. */
 #define PLAN_MAX_BYTES ((size_t)4 << 30)
 
+struct tune;
+
 /* Where a value's elements are while a program runs. */
 enum plan_place {
     PLAN_ABSENT,  /* nowhere: an output that nobody reads */
@@ -78,10 +80,11 @@ struct plan {
     size_t block_bytes;
 };
 
-/* Consumes the graph's initializers (they are moved or freed); the caller still releases *g. */
+/* Consumes the graph's initializers (they are moved or freed); the caller still releases *g. With
+ * `tune`, convolutions are timed where more than one way to compute them looks good; NULL: none. */
 enum cvd_status plan_build(struct graph *g, const struct kernels *kernels,
-                           const struct cvd_load_options *options, struct plan **out,
-                           struct cvd_error *err);
+                           const struct cvd_load_options *options, struct tune *tune,
+                           struct plan **out, struct cvd_error *err);
 void plan_destroy(struct plan *plan); /* NULL is allowed */
 
 /* Shape of a value for a batch; exact for every batch >= 1. */

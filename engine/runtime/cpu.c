@@ -319,6 +319,49 @@ unsigned cvd_cpu_count(void)
     return smaller_quota(affinity_cpus(), cpu_cgroup_quota("/proc/self/cgroup", "/sys/fs/cgroup"));
 }
 
+/* ---- which one ---- */
+
+#if defined(__x86_64__)
+
+/* The name that the processor gives itself, and family, model and stepping: under a hypervisor the
+ * name may say little. */
+static void describe_cpu(char *text, size_t size)
+{
+    unsigned r[12] = {0}, signature = 0, b, c, d;
+    (void)__get_cpuid(1, &signature, &b, &c, &d);
+    for (unsigned i = 0; i < 3; i++)
+        (void)__get_cpuid(0x80000002u + i, &r[4 * i], &r[4 * i + 1], &r[4 * i + 2], &r[4 * i + 3]);
+    (void)snprintf(text, size, "%.*s %x", (int)sizeof(r), (const char *)r, signature);
+}
+
+#else
+
+/* What Linux shows of an arm64 processor's identification register. */
+static void describe_cpu(char *text, size_t size)
+{
+    static const char file[] = "/sys/devices/system/cpu/cpu0/regs/identification/midr_el1";
+    if (!read_text(file, text, size))
+        (void)snprintf(text, size, "unknown");
+}
+
+#endif
+
+void cpu_model(char out[CPU_MODEL_BYTES])
+{
+    char text[CPU_MODEL_BYTES];
+    size_t len = 0;
+    describe_cpu(text, sizeof(text));
+    for (const char *p = text; *p != '\0'; p++) {
+        if (isalnum((unsigned char)*p) || *p == '.' || *p == '_')
+            out[len++] = *p;
+        else if (len > 0 && out[len - 1] != '-')
+            out[len++] = '-';
+    }
+    while (len > 0 && out[len - 1] == '-')
+        len--;
+    out[len] = '\0';
+}
+
 /* ---- denormals ---- */
 
 #if defined(__x86_64__)

@@ -19,6 +19,10 @@ unsigned cpu_quota_parse(const char *text);
  * 0 when there is none. */
 unsigned cpu_cgroup_quota(const char *self, const char *mount);
 
+/* What tells this model of CPU from others, in letters, digits, '.', '_' and '-'. */
+#define CPU_MODEL_BYTES 80
+void cpu_model(char out[CPU_MODEL_BYTES]);
+
 /* Makes this thread treat denormal numbers as zero, in and out, where the CPU can; returns the
  * former mode for cpu_denormals_restore(). Every thread that computes runs in this mode, or the
  * same sum would differ from thread to thread (and denormals cost ten times the time). */

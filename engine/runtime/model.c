@@ -1,8 +1,10 @@
 /* Models: loading them from memory, from files and from the library itself, and what they tell. */
 #include "engine/runtime/model.h"
 
+#include "engine/graph/tune.h"
 #include "engine/onnx/onnx.h"
 #include "engine/ops/blocked.h"
+#include "engine/runtime/tune_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,6 +43,30 @@ static bool copy_metadata(struct cvd_model *model, const struct graph *g)
     return true;
 }
 
+/* Builds the plan, with layers timed as the options say. */
+static enum cvd_status build_tuned(struct cvd_model *model, struct graph *g,
+                                   const struct cvd_load_options *options, struct cvd_error *err)
+{
+    const struct kernels *kernels = &model->engine->kernels;
+    const char *folder = options->tune_cache;
+    struct tune tune;
+    /* A cache is worth having and not worth failing for. */
+    enum cvd_status cache = CVD_STATUS_OK;
+    tune_init(&tune, kernels, options->tune_ns);
+    if (folder != NULL)
+        cache = tune_file_read(&tune, folder, &model->tune_error);
+    enum cvd_status status = plan_build(g, kernels, options, &tune, &model->plan, err);
+    if (status == CVD_STATUS_OK && folder != NULL && tune.timed > 0 && cache != CVD_STATUS_IO)
+        cache = tune_file_write(&tune, folder, &model->tune_error);
+    model->tuning = (struct cvd_tuning_info){
+        .timed = tune.timed,
+        .recalled = tune.recalled,
+        .seconds = 1e-9 * (double)tune.spent_ns,
+        .problem = cache != CVD_STATUS_OK ? model->tune_error.message : NULL};
+    tune_release(&tune);
+    return status;
+}
+
 /* Releases the graph in any case. */
 static enum cvd_status build_model(struct cvd_engine *engine, struct graph *g, double start,
                                    const struct cvd_load_options *options, struct cvd_model **out,
@@ -55,7 +81,10 @@ static enum cvd_status build_model(struct cvd_engine *engine, struct graph *g, d
         goto fail;
     }
     model->opset = graph_opset(g, "");
-    status = plan_build(g, &engine->kernels, options, &model->plan, err);
+    if (options != NULL && options->tune_ns > 0)
+        status = build_tuned(model, g, options, err);
+    else
+        status = plan_build(g, &engine->kernels, options, NULL, &model->plan, err);
     if (status != CVD_STATUS_OK)
         goto fail;
     graph_release(g);
@@ -385,4 +414,9 @@ void cvd_model_stats(const struct cvd_model *model, struct cvd_model_stats *out)
         out->weight_bytes += step->prepared.state_bytes;
         out->unshared_bytes += output_bytes(plan, step);
     }
+}
+
+void cvd_model_tuning(const struct cvd_model *model, struct cvd_tuning_info *out)
+{
+    *out = model->tuning;
 }

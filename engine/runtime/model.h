@@ -20,6 +20,8 @@ struct cvd_model {
     uint32_t metadata_count;
     int64_t opset;
     double load_seconds;
+    struct cvd_tuning_info tuning;
+    struct cvd_error tune_error;
 };
 
 #endif

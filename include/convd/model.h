@@ -42,6 +42,11 @@ struct cvd_load_options {
                              float32: the caller is spared the conversion */
     bool as_written;      /* run the graph as it stands in the file, without rewriting it: for
                              comparison */
+    uint64_t tune_ns;     /* most time for timing layers that can be computed in several ways, which
+                             round differently; 0: all choices come from a model of the machine, so
+                             that two loads agree bit for bit */
+    const char *tune_cache; /* folder that keeps such choices from one load to the next, or NULL;
+                               not looked at when tune_ns is 0 */
 };
 
 /* Loads an ONNX file held in memory; buf is not used after the call. options may be NULL. */
@@ -115,6 +120,16 @@ struct cvd_model_stats {
     double load_seconds;
 };
 void cvd_model_stats(const struct cvd_model *model, struct cvd_model_stats *out);
+
+/* What timing layers (tune_ns) came to when the model was loaded. */
+struct cvd_tuning_info {
+    unsigned timed;      /* kinds of layers whose choice was made by timing */
+    unsigned recalled;   /* by what the cache knew */
+    double seconds;      /* that timing took */
+    const char *problem; /* why the cache could not be read or written, or NULL; lives as long as
+                            the model */
+};
+void cvd_model_tuning(const struct cvd_model *model, struct cvd_tuning_info *out);
 
 #ifdef __cplusplus
 }

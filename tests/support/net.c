@@ -186,7 +186,7 @@ enum cvd_status net_try(struct cvd_engine *engine, struct graph *g,
     struct plan *plan = NULL;
     enum cvd_status status = graph_check(g, err);
     if (status == CVD_STATUS_OK)
-        status = plan_build(g, &engine->kernels, options, &plan, err);
+        status = plan_build(g, &engine->kernels, options, NULL, &plan, err);
     graph_release(g);
     if (status != CVD_STATUS_OK)
         return status;

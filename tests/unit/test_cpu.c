@@ -84,6 +84,19 @@ Test(cpu, best_is_supported_and_never_above_its_limit)
     }
 }
 
+/* Which model it is depends on the machine; that it can be a part of a file's name does not. */
+Test(cpu, model_is_a_name)
+{
+    char model[CPU_MODEL_BYTES], again[CPU_MODEL_BYTES];
+    cpu_model(model);
+    cpu_model(again);
+    cr_assert_str_eq(model, again);
+    cr_assert_gt(strlen(model), 0);
+    cr_assert_eq(strspn(model, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"),
+                 strlen(model), "%s", model);
+    cr_assert(model[0] != '-' && model[0] != '.', "%s", model);
+}
+
 Test(cpu, quota_texts)
 {
     static const struct {

@@ -19,7 +19,7 @@ static struct plan *build(struct graph *g)
     kernels_init(&kernels, CVD_CPU_C);
     enum cvd_status status = graph_check(g, &err);
     if (status == CVD_STATUS_OK)
-        status = plan_build(g, &kernels, NULL, &plan, &err);
+        status = plan_build(g, &kernels, NULL, NULL, &plan, &err);
     graph_release(g);
     cr_assert_eq(status, CVD_STATUS_OK, "%s", err.message);
     return plan;

@@ -39,7 +39,8 @@ Test(passes, everything_is_rewritten)
     kernels_init(&kernels, CVD_CPU_C);
     everything(&g);
     cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
-    cr_assert_eq(plan_build(&g, &kernels, NULL, &plan, &err), CVD_STATUS_OK, "%s", err.message);
+    cr_assert_eq(plan_build(&g, &kernels, NULL, NULL, &plan, &err), CVD_STATUS_OK, "%s",
+                 err.message);
     graph_release(&g);
     static const char *const labels[] = {"Conv+Swish",        "Reorder",         "Conv+Add+Relu",
                                          "GlobalAveragePool", "MatMul+Add+Gelu", "Softmax"};
@@ -137,7 +138,7 @@ Test(passes, every_failing_allocation_is_survived, .timeout = 60)
         everything(&g);
         cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
         mem_fail_after(n, n % 2 == 0);
-        enum cvd_status status = plan_build(&g, &kernels, NULL, &plan, &err);
+        enum cvd_status status = plan_build(&g, &kernels, NULL, NULL, &plan, &err);
         mem_fail_after(0, false);
         graph_release(&g);
         plan_destroy(plan);

@@ -21,7 +21,7 @@ static enum cvd_status build_with(struct graph *g, const struct cvd_load_options
 {
     enum cvd_status status = graph_check(g, err);
     if (status == CVD_STATUS_OK)
-        status = plan_build(g, kernels(), options, out, err);
+        status = plan_build(g, kernels(), options, NULL, out, err);
     graph_release(g);
     return status;
 }
@@ -696,7 +696,7 @@ Test(plan, every_failing_allocation_is_survived, .timeout = 60)
         net_lenet(&g, 1, false);
         cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
         mem_fail_after(n, n % 2 == 0);
-        enum cvd_status status = plan_build(&g, kernels(), NULL, &plan, &err);
+        enum cvd_status status = plan_build(&g, kernels(), NULL, NULL, &plan, &err);
         mem_fail_after(0, false);
         graph_release(&g);
         plan_destroy(plan);

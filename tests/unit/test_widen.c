@@ -277,7 +277,7 @@ Test(widen, every_failing_allocation_is_survived, .timeout = 60)
         dense(&g, CVD_DTYPE_FLOAT16);
         cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
         mem_fail_after(n, n % 2 == 0);
-        enum cvd_status status = plan_build(&g, &kernels, NULL, &plan, &err);
+        enum cvd_status status = plan_build(&g, &kernels, NULL, NULL, &plan, &err);
         mem_fail_after(0, false);
         graph_release(&g);
         plan_destroy(plan);
