@@ -1,6 +1,8 @@
 /* Parsing a tool's command line from its table of options. */
 #include "server/cli.h"
 
+#include "server/config.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -88,6 +90,9 @@ static bool set(const struct cli_option *o, const char *value, char *should, siz
     case CLI_SECONDS:
         snprintf(should, room, "a number of seconds from %u to %u", o->min, o->max);
         return parse_number(value, "s", o->min, o->max, o->target);
+    case CLI_TIME:
+        snprintf(should, room, "a time such as 500ms or 5s (us, ms, s, m), at most %us", o->max);
+        return config_time(value, o->max * UINT64_C(1000000000), o->target);
     case CLI_NUMBER:
         snprintf(should, room, "a number from %u to %u", o->min, o->max);
         return parse_number(value, "", o->min, o->max, o->target);
@@ -174,6 +179,23 @@ enum cli_result cli_environment(const char *command, struct cvd_settings *settin
                 command, cpu);
         return CLI_WRONG;
     }
+    return CLI_RUN;
+}
+
+enum cli_result cli_tuning(const char *command, struct cvd_load_options *load)
+{
+    const uint64_t max_ns = CLI_TUNE_MAX_SECONDS * UINT64_C(1000000000);
+    const char *budget = getenv("CONVD_TUNE_BUDGET"), *cache = getenv("CONVD_TUNE_CACHE");
+    if (!budget || !*budget)
+        budget = CONFIG_TUNE_BUDGET;
+    if (!config_time(budget, max_ns, &load->tune_ns)) {
+        fprintf(stderr,
+                "convd %s: CONVD_TUNE_BUDGET: '%.100s' should be a time such as 500ms or 5s\n",
+                command, budget);
+        return CLI_WRONG;
+    }
+    if (cache && *cache)
+        load->tune_cache = cache;
     return CLI_RUN;
 }
 

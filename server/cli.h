@@ -5,8 +5,7 @@
 #ifndef CONVD_SERVER_CLI_H
 #define CONVD_SERVER_CLI_H
 
-#include <convd/engine.h>
-#include <convd/status.h>
+#include <convd/model.h>
 
 #include <stddef.h>
 
@@ -15,6 +14,7 @@ enum cli_kind {
     CLI_TEXT,    /* const char * */
     CLI_COUNT,   /* unsigned, min … max */
     CLI_SECONDS, /* double, min … max */
+    CLI_TIME,    /* uint64_t ns, up to max seconds */
     CLI_NUMBER,  /* double, min … max */
     CLI_CPU,     /* enum cvd_cpu */
     CLI_CHOICE   /* unsigned: which of `choices` */
@@ -62,6 +62,24 @@ enum cli_result cli_environment(const char *command, struct cvd_settings *settin
     {                                                                                \
         .name = "cpu", .kind = CLI_CPU, .target = &(settings).cpu, .value = "LEVEL", \
         .help = "highest instruction set to use: auto, c, neon, avx2, avx512"        \
+    }
+
+/* tune_ns and tune_cache: their defaults, and CONVD_TUNE_BUDGET and CONVD_TUNE_CACHE over them.
+ * CLI_WRONG as above. */
+enum cli_result cli_tuning(const char *command, struct cvd_load_options *load);
+
+#define CLI_TUNE_MAX_SECONDS 3600
+/* The two rows that every tool with a model has. */
+#define CLI_TUNE_OPTIONS(load)                                                                \
+    {.name = "tune-budget",                                                                   \
+     .kind = CLI_TIME,                                                                        \
+     .target = &(load).tune_ns,                                                               \
+     .value = "TIME",                                                                         \
+     .help = "time for choosing algorithms by timing (default 2s); 0: none",                  \
+     .max = CLI_TUNE_MAX_SECONDS},                                                            \
+    {                                                                                         \
+        .name = "tune-cache", .kind = CLI_TEXT, .target = &(load).tune_cache, .value = "DIR", \
+        .help = "folder that keeps those choices"                                             \
     }
 
 /* "convd COMMAND: message" on stderr; returns 1, the exit code. */

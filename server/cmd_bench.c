@@ -97,9 +97,10 @@ static enum cvd_status make_values(struct bench *b, struct cvd_error *err)
 }
 
 static enum cvd_status open_bench(struct bench *b, struct cvd_engine *engine, const char *model,
-                                  unsigned batch, struct cvd_error *err)
+                                  const struct cvd_load_options *load, unsigned batch,
+                                  struct cvd_error *err)
 {
-    enum cvd_status status = registry_open(engine, model, &b->m, err);
+    enum cvd_status status = registry_open(engine, model, load, &b->m, err);
     if (status != CVD_STATUS_OK)
         return status;
     int64_t fixed = cvd_model_fixed_batch(b->m->model);
@@ -376,6 +377,7 @@ int cmd_bench(int argc, char **argv)
     unsigned batch = 0;
     double seconds = 2;
     bool json = false, per_layer = false;
+    struct cvd_load_options load = {0};
     cvd_settings_default(&settings);
     const struct cli_option options[] = {
         {.name = "batch",
@@ -397,6 +399,7 @@ int cmd_bench(int argc, char **argv)
          .help = "then measure as long again, layer by layer, and show a table"},
         {.name = "json", .kind = CLI_FLAG, .target = &json, .help = "one JSON object"},
         CLI_ENGINE_OPTIONS(settings),
+        CLI_TUNE_OPTIONS(load),
         {0}};
     const struct cli cli = {.command = "bench",
                             .operands = "[MODEL|FILE]",
@@ -405,6 +408,8 @@ int cmd_bench(int argc, char **argv)
                             .options = options};
     int operands;
     enum cli_result parsed = cli_environment(cli.command, &settings);
+    if (parsed == CLI_RUN)
+        parsed = cli_tuning(cli.command, &load);
     if (parsed == CLI_RUN)
         parsed = cli_parse(&cli, argc, argv, &operands);
     if (parsed != CLI_RUN)
@@ -415,7 +420,8 @@ int cmd_bench(int argc, char **argv)
     struct cvd_error err;
     int code = 0;
     if (cvd_engine_create(&settings, &engine, &err) != CVD_STATUS_OK ||
-        open_bench(&b, engine, operands ? argv[0] : "lenet5", batch, &err) != CVD_STATUS_OK ||
+        open_bench(&b, engine, operands ? argv[0] : "lenet5", &load, batch, &err) !=
+            CVD_STATUS_OK ||
         measure(&b, seconds, &err) != CVD_STATUS_OK ||
         (per_layer && measure_layers(&b, seconds, &err) != CVD_STATUS_OK)) {
         code = cli_fail(cli.command, err.message);

@@ -37,9 +37,10 @@ struct classifier {
 };
 
 static enum cvd_status open_classifier(struct classifier *c, struct cvd_engine *engine,
-                                       const char *model, unsigned top, struct cvd_error *err)
+                                       const char *model, const struct cvd_load_options *load,
+                                       unsigned top, struct cvd_error *err)
 {
-    enum cvd_status status = registry_open(engine, model, &c->m, err);
+    enum cvd_status status = registry_open(engine, model, load, &c->m, err);
     if (status != CVD_STATUS_OK)
         return status;
     if (c->m->not_images)
@@ -211,6 +212,7 @@ int cmd_classify(int argc, char **argv)
     struct cvd_settings settings;
     const char *model = "lenet5";
     unsigned top = 5, invert = as_the_model_says;
+    struct cvd_load_options load = {0};
     cvd_settings_default(&settings);
     const struct cli_option options[] = {
         {.name = "model",
@@ -232,6 +234,7 @@ int cmd_classify(int argc, char **argv)
          .choices = inverts},
         {.name = "json", .kind = CLI_FLAG, .target = &c.json, .help = "one JSON object a line"},
         CLI_ENGINE_OPTIONS(settings),
+        CLI_TUNE_OPTIONS(load),
         {0}};
     const struct cli cli = {.command = "classify",
                             .operands = "IMAGE...",
@@ -243,6 +246,8 @@ int cmd_classify(int argc, char **argv)
     int operands;
     enum cli_result parsed = cli_environment(cli.command, &settings);
     if (parsed == CLI_RUN)
+        parsed = cli_tuning(cli.command, &load);
+    if (parsed == CLI_RUN)
         parsed = cli_parse(&cli, argc, argv, &operands);
     if (parsed != CLI_RUN)
         return parsed == CLI_HELP ? cli_end(cli.command, 0) : 2;
@@ -251,7 +256,7 @@ int cmd_classify(int argc, char **argv)
     struct cvd_error err;
     int code = 0;
     if (cvd_engine_create(&settings, &engine, &err) != CVD_STATUS_OK ||
-        open_classifier(&c, engine, model, top, &err) != CVD_STATUS_OK) {
+        open_classifier(&c, engine, model, &load, top, &err) != CVD_STATUS_OK) {
         code = cli_fail(cli.command, err.message);
     } else {
         if (invert != as_the_model_says)

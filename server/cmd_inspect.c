@@ -153,6 +153,21 @@ static void print_head(const struct registry_model *m, const struct cvd_model_st
     printf("\n");
 }
 
+/* Nothing where there was nothing to choose. */
+static void print_tuning(const struct cvd_model *model)
+{
+    struct cvd_tuning_info t;
+    cvd_model_tuning(model, &t);
+    if (t.timed || t.recalled)
+        printf("%-13s%u kinds of convolutions timed in %.0f ms, %u known from the cache\n",
+               "tuning", t.timed, t.seconds * 1e3, t.recalled);
+    if (t.problem) {
+        printf("%-13s", "");
+        table_puts(t.problem, stdout);
+        printf("\n");
+    }
+}
+
 static bool print_report(const struct registry_model *m, enum cvd_cpu cpu)
 {
     struct cvd_model_stats stats;
@@ -169,6 +184,7 @@ static bool print_report(const struct registry_model *m, enum cvd_cpu cpu)
         printf("%-13s%s parameters; dense layers of the same sizes: %s (%s times as many)\n",
                "convolutions", table_count(sums.convolutions, a), table_count(sums.dense, b),
                table_count((sums.dense + sums.convolutions / 2) / sums.convolutions, c));
+    print_tuning(m->model);
     return true;
 }
 
@@ -189,6 +205,7 @@ int cmd_inspect(int argc, char **argv)
 {
     struct cvd_settings settings;
     bool json = false;
+    struct cvd_load_options load = {0};
     cvd_settings_default(&settings);
     const struct cli_option options[] = {
         {.name = "json", .kind = CLI_FLAG, .target = &json, .help = "one JSON object"},
@@ -197,6 +214,7 @@ int cmd_inspect(int argc, char **argv)
          .target = &settings.cpu,
          .value = "LEVEL",
          .help = "show the kernels for this level: auto, c, neon, avx2, avx512"},
+        CLI_TUNE_OPTIONS(load),
         {0}};
     const struct cli cli = {
         .command = "inspect",
@@ -209,6 +227,8 @@ int cmd_inspect(int argc, char **argv)
     int operands;
     enum cli_result parsed = cli_environment(cli.command, &settings);
     if (parsed == CLI_RUN)
+        parsed = cli_tuning(cli.command, &load);
+    if (parsed == CLI_RUN)
         parsed = cli_parse(&cli, argc, argv, &operands);
     if (parsed != CLI_RUN)
         return parsed == CLI_HELP ? cli_end(cli.command, 0) : 2;
@@ -219,7 +239,7 @@ int cmd_inspect(int argc, char **argv)
     int code = 0;
     settings.threads = 1; /* nothing is computed */
     if (cvd_engine_create(&settings, &engine, &err) != CVD_STATUS_OK ||
-        registry_open(engine, operands ? argv[0] : "lenet5", &m, &err) != CVD_STATUS_OK)
+        registry_open(engine, operands ? argv[0] : "lenet5", &load, &m, &err) != CVD_STATUS_OK)
         code = cli_fail(cli.command, err.message);
     else if (!(json ? print_json(m) : print_report(m, cvd_engine_cpu(engine))))
         code = cli_fail(cli.command, "out of memory");

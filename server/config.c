@@ -60,6 +60,9 @@ static const struct option options[] = {
     {"io-threads", COUNT, AT(io_threads), 1, 64, "1", "N", "threads that move bytes"},
     {"cpu", CPU, AT(cpu), 0, 0, "auto", "LEVEL",
      "highest instruction set to use: auto, c, neon, avx2, avx512"},
+    {"tune-budget", DURATION, AT(tune_budget_ns), 0, 3600 * (uint64_t)S, CONFIG_TUNE_BUDGET, "TIME",
+     "time for choosing a model's algorithms by timing; 0: none"},
+    {"tune-cache", STRING, AT(tune_cache), 0, 0, NULL, "DIR", "folder that keeps those choices"},
     {"max-batch", COUNT, AT(max_batch), 1, 1024, "32", "N", "most images computed together"},
     {"max-delay-us", MICROSECONDS, AT(max_delay_ns), 0, (uint64_t)S, "0", "N",
      "microseconds a request may wait for a fuller batch"},
@@ -165,6 +168,11 @@ static bool parse_number(const struct option *o, const char *text, uint64_t *out
     }
     *out = 0; /* zero needs no unit */
     return *p == '\0' && value == 0 && o->min == 0;
+}
+
+bool config_time(const char *text, uint64_t max_ns, uint64_t *ns)
+{
+    return parse_number(&(const struct option){.kind = DURATION, .max = max_ns}, text, ns);
 }
 
 static void print_number(const struct option *o, uint64_t value, char *out, size_t size)

@@ -26,7 +26,9 @@ struct config {
     unsigned threads;    /* 0 = as many as the cgroup allows */
     unsigned io_threads;
     enum cvd_cpu cpu;
-    unsigned max_batch; /* images */
+    uint64_t tune_budget_ns; /* of a model; 0 = algorithms are not chosen by timing */
+    char *tune_cache;        /* folder for such choices or NULL */
+    unsigned max_batch;      /* images */
     uint64_t max_delay_ns;
     unsigned max_queue;     /* images waiting, over each model */
     size_t max_queue_bytes; /* tensors waiting, over all models; also request bodies held */
@@ -57,6 +59,12 @@ void config_free(struct config *config);
 #define CONFIG_HOST_BYTES 256
 #define CONFIG_PORT_BYTES 6
 bool config_address(const char *text, char host[CONFIG_HOST_BYTES], char port[CONFIG_PORT_BYTES]);
+
+/* Reads a time such as 500ms or 2s, up to max_ns; false when it is none. */
+bool config_time(const char *text, uint64_t max_ns, uint64_t *ns);
+
+/* Default of --tune-budget, for the tools as well. */
+#define CONFIG_TUNE_BUDGET "2s"
 
 /* The option list for --help, defaults included. */
 void config_help(FILE *out);

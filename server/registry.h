@@ -36,9 +36,11 @@ struct registry_model {
     char *source;          /* "built in" or the file, for the log */
 };
 
-/* What a model is loaded from and with, shared by the daemon and the command-line tools. */
+/* What a model is loaded from and with, shared by the daemon and the command-line tools; of `load`
+ * it is the tuning that counts. */
 enum cvd_status registry_open(struct cvd_engine *engine, const char *name_or_file,
-                              struct registry_model **out, struct cvd_error *err);
+                              const struct cvd_load_options *load, struct registry_model **out,
+                              struct cvd_error *err);
 void registry_close(struct registry_model *m); /* no batcher, no references: for the tools */
 
 struct registry *registry_create(struct cvd_engine *engine, const struct config *config,

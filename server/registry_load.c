@@ -41,6 +41,26 @@ static enum cvd_status prepare(struct registry *r, struct registry_model *m, str
     return batcher_create(r->engine, m->model, &options, &m->batcher, err);
 }
 
+static void report_loaded(struct registry *r, const struct registry_model *m, uint64_t ns)
+{
+    struct cvd_tuning_info tuning;
+    char ms[32], tuning_ms[32];
+    cvd_model_tuning(m->model, &tuning);
+    snprintf(ms, sizeof ms, "%.1f", (double)ns * 1e-6);
+    snprintf(tuning_ms, sizeof tuning_ms, "%.1f", tuning.seconds * 1e3);
+    log_event(r->log, LOG_INFO, "model loaded",
+              (const struct log_field[]){{"model", m->name},
+                                         {"version", m->version},
+                                         {"source", m->source},
+                                         {"#ms", ms},
+                                         {"#tuning_ms", tuning_ms},
+                                         {NULL, NULL}});
+    if (tuning.problem)
+        log_event(r->log, LOG_WARN, "tuning cache not used",
+                  (const struct log_field[]){
+                      {"model", m->name}, {"error", tuning.problem}, {NULL, NULL}});
+}
+
 /* Takes over `identity`, also when it fails. */
 static enum cvd_status load(struct registry *r, const struct source *source,
                             const struct settings *settings, char *identity, struct cvd_error *err)
@@ -55,7 +75,9 @@ static enum cvd_status load(struct registry *r, const struct source *source,
     e->builtin = !source->file;
     e->identity = identity;
     e->wanted = true;
-    enum cvd_status status = source_open(r->engine, source, settings, &e->model, err);
+    const struct cvd_load_options options = {.tune_ns = r->config->tune_budget_ns,
+                                             .tune_cache = r->config->tune_cache};
+    enum cvd_status status = source_open(r->engine, source, settings, &options, &e->model, err);
     if (status == CVD_STATUS_OK)
         status = prepare(r, &e->model, err);
     uint64_t ns = clock_ns() - begin;
@@ -65,15 +87,8 @@ static enum cvd_status load(struct registry *r, const struct source *source,
         entry_destroy(e);
         return status;
     }
-    char ms[32];
-    snprintf(ms, sizeof ms, "%.1f", (double)ns * 1e-6);
     metrics_model_loaded(e->model.metrics, true, (double)ns * 1e-9);
-    log_event(r->log, LOG_INFO, "model loaded",
-              (const struct log_field[]){{"model", e->model.name},
-                                         {"version", e->model.version},
-                                         {"source", e->model.source},
-                                         {"#ms", ms},
-                                         {NULL, NULL}});
+    report_loaded(r, &e->model, ns);
     registry_end(r, replaced);
     return CVD_STATUS_OK;
 }

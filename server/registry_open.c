@@ -130,8 +130,8 @@ static enum cvd_status read_preprocess(struct registry_model *m, const struct se
 }
 
 enum cvd_status source_open(struct cvd_engine *engine, const struct source *source,
-                            const struct settings *settings, struct registry_model *m,
-                            struct cvd_error *err)
+                            const struct settings *settings, const struct cvd_load_options *load,
+                            struct registry_model *m, struct cvd_error *err)
 {
     *m = (struct registry_model){
         .name = strdup(source->name),
@@ -146,7 +146,8 @@ enum cvd_status source_open(struct cvd_engine *engine, const struct source *sour
         goto fail;
     }
     /* Pictures are float32 here, whatever the model's own floating-point type is. */
-    const struct cvd_load_options options = {.float32_edges = true};
+    const struct cvd_load_options options = {
+        .float32_edges = true, .tune_ns = load->tune_ns, .tune_cache = load->tune_cache};
     if (source->file)
         status = cvd_model_load_file(engine, source->file, &options, &m->model, err);
     else
@@ -249,7 +250,8 @@ static bool is_file(const char *name)
 }
 
 enum cvd_status registry_open(struct cvd_engine *engine, const char *name_or_file,
-                              struct registry_model **out, struct cvd_error *err)
+                              const struct cvd_load_options *load, struct registry_model **out,
+                              struct cvd_error *err)
 {
     struct source source = {.name = REGISTRY_BUILTIN, .version = "1"};
     struct settings settings;
@@ -274,7 +276,7 @@ enum cvd_status registry_open(struct cvd_engine *engine, const char *name_or_fil
         m ? settings_read(source.folder, &settings, err)
           : cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "no memory for a model");
     if (status == CVD_STATUS_OK) {
-        status = source_open(engine, &source, &settings, m, err);
+        status = source_open(engine, &source, &settings, load, m, err);
         settings_free(&settings);
     }
     if (status == CVD_STATUS_OK)

@@ -26,10 +26,11 @@ struct source {
  */
 char *source_identity(const struct source *source, const struct settings *settings);
 
-/* Fills *m, which is cleared first: the model, its labels and preprocessing; no batcher. */
+/* Fills *m, which is cleared first: the model, its labels and preprocessing; no batcher. Of `load`
+ * it is the tuning that counts. */
 enum cvd_status source_open(struct cvd_engine *engine, const struct source *source,
-                            const struct settings *settings, struct registry_model *m,
-                            struct cvd_error *err);
+                            const struct settings *settings, const struct cvd_load_options *load,
+                            struct registry_model *m, struct cvd_error *err);
 
 /* Frees what *m points to, except its batcher and metrics. */
 void source_close(struct registry_model *m);

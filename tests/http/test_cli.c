@@ -81,6 +81,9 @@ Test(cli, wrong_usage)
     expect_usage_error(program_run("bench", "--batch", "0"), "batch", "bench --batch 0");
     expect_usage_error(program_run("bench", "--threads", "x"), "threads", "bench --threads x");
     expect_usage_error(program_run("bench", "--seconds", "-1"), "seconds", "bench --seconds -1");
+    expect_usage_error(program_run("bench", "--tune-budget", "2"), "500ms", "no unit");
+    expect_usage_error(program_run("inspect", "--tune-budget", "61m"), "3600s", "an hour");
+    expect_usage_error(program_run("classify", "--tune-cache", "", "x"), "tune-cache", "no folder");
 }
 
 Test(cli, values_out_of_range)

@@ -87,6 +87,8 @@ Test(config, defaults)
     cr_expect_eq(config.threads, 0);
     cr_expect_eq(config.io_threads, 1);
     cr_expect_eq(config.cpu, CVD_CPU_AUTO);
+    cr_expect_eq(config.tune_budget_ns, 2000000000u);
+    cr_expect_null(config.tune_cache);
     cr_expect_eq(config.max_batch, 32);
     cr_expect_eq(config.max_delay_ns, 0);
     cr_expect_eq(config.max_queue, 1024);
@@ -135,6 +137,20 @@ Test(config, units)
     clean();
     cr_assert_eq(LOAD("--max-body", "2048"), 0, "bytes need no unit");
     cr_expect_eq(config.max_body, 2048u);
+}
+
+Test(config, times_for_others)
+{
+    uint64_t ns = 7;
+    cr_expect(config_time("1500us", 2000000, &ns));
+    cr_expect_eq(ns, 1500000);
+    cr_expect(config_time("2ms", 2000000, &ns));
+    cr_expect(config_time("0", 2000000, &ns));
+    cr_expect_eq(ns, 0);
+    cr_expect_not(config_time("3ms", 2000000, &ns));
+    cr_expect_not(config_time("2", 2000000, &ns), "a number without a unit");
+    cr_expect_not(config_time("", 2000000, &ns));
+    cr_expect_not(config_time("-1ms", 2000000, &ns));
 }
 
 Test(config, values_are_parsed_strictly)

@@ -79,10 +79,12 @@ static void put_model(const char *name, const struct classifier_options *options
     pb_free(&file);
 }
 
+static const struct cvd_load_options load;
+
 static struct registry_model *open_model(const char *name)
 {
     struct registry_model *m = NULL;
-    cr_assert_eq(registry_open(engine, name, &m, &err), CVD_STATUS_OK, "%s", err.message);
+    cr_assert_eq(registry_open(engine, name, &load, &m, &err), CVD_STATUS_OK, "%s", err.message);
     return m;
 }
 
@@ -90,7 +92,7 @@ static struct registry_model *open_model(const char *name)
 static void expect_failure(const char *name, enum cvd_status status, const char *const *words)
 {
     struct registry_model *m = NULL;
-    enum cvd_status got = registry_open(engine, name, &m, &err);
+    enum cvd_status got = registry_open(engine, name, &load, &m, &err);
     cr_expect_eq(got, status, "%s: %s, not %s", name, cvd_status_name(got),
                  cvd_status_name(status));
     cr_expect_null(m);
