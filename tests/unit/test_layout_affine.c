@@ -33,7 +33,8 @@ static const char *labels(void (*make)(struct graph *g))
     kernels_init(&kernels, CVD_CPU_C);
     make(&g);
     cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
-    cr_assert_eq(plan_build(&g, &kernels, NULL, &plan, &err), CVD_STATUS_OK, "%s", err.message);
+    cr_assert_eq(plan_build(&g, &kernels, NULL, NULL, &plan, &err), CVD_STATUS_OK, "%s",
+                 err.message);
     graph_release(&g);
     size_t len = 0;
     for (uint32_t i = 0; i < plan->step_count; i++)
@@ -128,7 +129,7 @@ Test(layout_affine, every_failing_allocation_is_survived, .timeout = 60)
         scaled(&g);
         cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
         mem_fail_after(n, n % 2 == 0);
-        enum cvd_status status = plan_build(&g, &kernels, NULL, &plan, &err);
+        enum cvd_status status = plan_build(&g, &kernels, NULL, NULL, &plan, &err);
         mem_fail_after(0, false);
         graph_release(&g);
         plan_destroy(plan);

@@ -243,7 +243,8 @@ Test(pass_transpose, a_network_stays_in_its_layout)
     kernels_init(&kernels, CVD_CPU_C);
     network(&g);
     cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
-    cr_assert_eq(plan_build(&g, &kernels, NULL, &plan, &err), CVD_STATUS_OK, "%s", err.message);
+    cr_assert_eq(plan_build(&g, &kernels, NULL, NULL, &plan, &err), CVD_STATUS_OK, "%s",
+                 err.message);
     graph_release(&g);
     cr_assert_eq(plan->step_count, sizeof(labels) / sizeof(*labels));
     for (uint32_t i = 0; i < plan->step_count; i++)
@@ -297,7 +298,7 @@ Test(pass_transpose, every_failing_allocation_is_survived, .timeout = 120)
         network(&g);
         cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
         mem_fail_after(n, n % 2 == 0);
-        enum cvd_status status = plan_build(&g, &kernels, NULL, &plan, &err);
+        enum cvd_status status = plan_build(&g, &kernels, NULL, NULL, &plan, &err);
         mem_fail_after(0, false);
         graph_release(&g);
         plan_destroy(plan);

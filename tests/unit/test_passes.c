@@ -118,7 +118,8 @@ Test(passes, a_product_reads_the_means_of_a_map)
     x = NET_OP_ATTRS(&g, "ReduceMean", "mean", axes, pass_conv(&g, "conv", x, 20, true));
     net_output(&g, NET_OP(&g, "Gemm", "fc", x, net_weights(&g, "w", NET_SHAPE(20, 5), 1, 1)));
     cr_assert_eq(graph_check(&g, &err), CVD_STATUS_OK);
-    cr_assert_eq(plan_build(&g, &kernels, NULL, &plan, &err), CVD_STATUS_OK, "%s", err.message);
+    cr_assert_eq(plan_build(&g, &kernels, NULL, NULL, &plan, &err), CVD_STATUS_OK, "%s",
+                 err.message);
     graph_release(&g);
     cr_assert_eq(plan->step_count, 3);
     for (uint32_t i = 0; i < 3; i++)
