@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define REWRITES                                                                              \
-    pass_batch, pass_identity, pass_norm, pass_mean, pass_pad, pass_function, pass_transpose, \
-        pass_affine, pass_residual, pass_activation
+#define REWRITES                                                                               \
+    pass_attributes, pass_batch, pass_identity, pass_norm, pass_mean, pass_pad, pass_function, \
+        pass_transpose, pass_affine, pass_residual, pass_activation
 const pass_fn passes_rewrite[] = {REWRITES, NULL};
 const pass_fn passes_all[] = {REWRITES, pass_layout, NULL};
 

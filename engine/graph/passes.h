@@ -40,6 +40,7 @@ struct pass {
 
 typedef enum cvd_status (*pass_fn)(struct pass *p);
 
+enum cvd_status pass_attributes(struct pass *p); /* that a file cannot mean */
 enum cvd_status pass_batch(struct pass *p);      /* frees a batch that the file fixes to one */
 enum cvd_status pass_identity(struct pass *p);   /* nodes that change nothing */
 enum cvd_status pass_norm(struct pass *p);       /* layer norms, also those that are spelt out */

@@ -30,6 +30,51 @@ static void everything(struct graph *g)
     net_output(g, NET_OP(g, "Softmax", "y", t));
 }
 
+/* Attributes that mean something to convd's own operators mean nothing in a file. */
+Test(passes, a_file_cannot_speak_to_our_operators)
+{
+    static const struct op_attr relu = {.name = "activation", .type = OP_ATTR_STRING, .s = "Relu"};
+    static const char *const ops[] = {"Conv", "MaxPool", "Add", "Mul"};
+    struct cvd_engine *engine = net_engine(1);
+    float x[4 * 36], y[2][4 * 36];
+    net_fill(x, 4 * 36, 7);
+    for (size_t i = 0; i < 4 * 2; i++) {
+        struct graph g;
+        struct cvd_error err = {.message = ""};
+        struct cvd_model *model = NULL;
+        struct cvd_session *session = NULL;
+        const struct cvd_load_options options = {.as_written = i % 2};
+        net_init(&g);
+        uint32_t in = net_input(&g, "x", NET_SHAPE(CVD_DIM_BATCH, 4, 6, 6));
+        uint32_t map =
+            NET_OP(&g, "Conv", "c", in, net_weights(&g, "w", NET_SHAPE(16, 4, 1, 1), 1, 1));
+        const char *op = ops[i / 2];
+        if (strcmp(op, "Conv") == 0) {
+            const struct op_attr attrs[] = {relu};
+            map = NET_OP_ATTRS(&g, op, "n", attrs, map,
+                               net_weights(&g, "v", NET_SHAPE(4, 16, 1, 1), 1, 2));
+        } else if (strcmp(op, "MaxPool") == 0) {
+            const struct op_attr attrs[] = {relu, PASS_INTS("kernel_shape", 1, 1)};
+            map = NET_OP_ATTRS(&g, op, "n", attrs, map);
+        } else {
+            const struct op_attr attrs[] = {relu};
+            map = NET_OP_ATTRS(&g, op, "n", attrs, map, map);
+        }
+        if (strcmp(op, "Conv") != 0)
+            map = NET_OP(&g, "Conv", "d", map, net_weights(&g, "u", NET_SHAPE(4, 16, 1, 1), 1, 3));
+        net_output(&g, map);
+        cr_assert_eq(net_try(engine, &g, &options, &model, &err), CVD_STATUS_OK, "%s", err.message);
+        cr_assert_eq(cvd_session_create(model, 1, &session, &err), CVD_STATUS_OK);
+        cr_assert_eq(cvd_session_run(session, 1, (const void *[]){x}, (void *[]){y[i % 2]}, &err),
+                     CVD_STATUS_OK);
+        cvd_session_destroy(session);
+        cvd_model_destroy(model);
+        for (size_t j = 0; i % 2 && j < 4 * 36; j++)
+            cr_assert_float_eq(y[0][j], y[1][j], 1e-4, "%s", op);
+    }
+    cvd_engine_destroy(engine);
+}
+
 Test(passes, everything_is_rewritten)
 {
     struct graph g;
