@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void must(enum cvd_status status, const struct cvd_error *err)
@@ -173,8 +174,11 @@ struct cvd_engine *net_engine(unsigned threads)
     struct cvd_error err = {0};
     struct cvd_settings settings;
     struct cvd_engine *engine = NULL;
+    const char *level = getenv("CONVD_CPU");
     cvd_settings_default(&settings);
     settings.threads = threads;
+    if (level != NULL && level[0] != '\0')
+        cr_assert(cvd_cpu_parse(level, &settings.cpu), "CONVD_CPU is %s", level);
     must(cvd_engine_create(&settings, &engine, &err), &err);
     return engine;
 }

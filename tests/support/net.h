@@ -41,7 +41,7 @@ void net_output(struct graph *g, uint32_t value);
  * output as well, which keeps values from sharing memory. */
 void net_lenet(struct graph *g, uint32_t seed, bool all_outputs);
 
-/* An engine with so many threads. */
+/* An engine with so many threads, of the level that CONVD_CPU says. */
 struct cvd_engine *net_engine(unsigned threads);
 
 /* Checks the graph and makes a model of it; releases the graph. */
