@@ -4,6 +4,7 @@
  */
 #include "engine/kernels/kernels.h"
 #include "tests/support/guarded.h"
+#include "tests/support/mutants.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -102,7 +103,7 @@ LEVELS(channels, any_sources)
     struct kernels k;
     if (!cvd_cpu_supported(*level))
         cr_skip_test("this CPU has no %s", cvd_cpu_name(*level));
-    kernels_init(&k, *level);
+    mutants_kernels_init(&k, *level);
     for (size_t count = 1; count <= k.lanes; count++)
         for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
             for (size_t empty = 0; empty < 4; empty += 3) {
@@ -119,7 +120,7 @@ LEVELS(channels, keeps_bits)
     struct kernels k;
     if (!cvd_cpu_supported(*level))
         cr_skip_test("this CPU has no %s", cvd_cpu_name(*level));
-    kernels_init(&k, *level);
+    mutants_kernels_init(&k, *level);
     float x[2][MAX_LANES], y[MAX_LANES];
     int lane[2][MAX_LANES];
     for (size_t i = 0; i < k.lanes; i++) {

@@ -6,6 +6,7 @@
 #include "engine/kernels/conv_pack.h"
 #include "engine/kernels/kernels.h"
 #include "tests/support/guarded.h"
+#include "tests/support/mutants.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -29,7 +30,7 @@ static void init_or_skip(struct kernels *kernels, enum cvd_cpu level)
 {
     if (!cvd_cpu_supported(level))
         cr_skip_test("this CPU has no %s", cvd_cpu_name(level));
-    kernels_init(kernels, level);
+    mutants_kernels_init(kernels, level);
 }
 
 static char message[200];

@@ -5,6 +5,7 @@
  */
 #include "engine/kernels/kernels.h"
 #include "tests/support/guarded.h"
+#include "tests/support/mutants.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -22,47 +23,51 @@ static const char *const names[] = {"depthwise", "max", "average", "padded avera
 struct window_case {
     size_t height, width, kernel_h, kernel_w, stride_y, stride_x, dilation_y, dilation_x;
     size_t top, left, bottom, right;
+    bool ceil; /* windows that begin on the map may reach beyond the padding */
 };
 
 static const struct window_case cases[] = {
     /* the usual ones, at widths around those of the tiles */
-    {1, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
-    {2, 2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
-    {3, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
-    {4, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
-    {5, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
-    {9, 17, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
-    {14, 14, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1},
-    {7, 7, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
-    {8, 8, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
-    {15, 29, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
-    {8, 8, 3, 3, 2, 2, 1, 1, 0, 0, 1, 1},
-    {7, 7, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2},
-    {6, 15, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2},
-    {9, 12, 5, 5, 2, 2, 1, 1, 2, 2, 2, 2},
-    {8, 9, 5, 5, 2, 2, 1, 1, 1, 1, 2, 2},
-    {7, 7, 7, 7, 1, 1, 1, 1, 3, 3, 3, 3},
-    {11, 16, 7, 7, 1, 1, 1, 1, 3, 3, 3, 3},
-    {12, 13, 7, 7, 2, 2, 1, 1, 3, 3, 3, 3},
+    {1, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false},
+    {2, 2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false},
+    {3, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false},
+    {4, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false},
+    {5, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false},
+    {9, 17, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false},
+    {14, 14, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false},
+    {7, 7, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, false},
+    {8, 8, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, false},
+    {15, 29, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, false},
+    {8, 8, 3, 3, 2, 2, 1, 1, 0, 0, 1, 1, false},
+    {7, 7, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2, false},
+    {6, 15, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2, false},
+    {9, 12, 5, 5, 2, 2, 1, 1, 2, 2, 2, 2, false},
+    {8, 9, 5, 5, 2, 2, 1, 1, 1, 1, 2, 2, false},
+    {7, 7, 7, 7, 1, 1, 1, 1, 3, 3, 3, 3, false},
+    {11, 16, 7, 7, 1, 1, 1, 1, 3, 3, 3, 3, false},
+    {12, 13, 7, 7, 2, 2, 1, 1, 3, 3, 3, 3, false},
     /* windows higher than the map, and outputs that see nothing of it */
-    {2, 9, 7, 7, 1, 1, 1, 1, 3, 3, 3, 3},
-    {1, 9, 5, 3, 1, 1, 1, 1, 4, 1, 4, 1},
-    {2, 3, 3, 3, 1, 1, 1, 1, 5, 2, 5, 2},
+    {2, 9, 7, 7, 1, 1, 1, 1, 3, 3, 3, 3, false},
+    {1, 9, 5, 3, 1, 1, 1, 1, 4, 1, 4, 1, false},
+    {2, 3, 3, 3, 1, 1, 1, 1, 5, 2, 5, 2, false},
     /* no padding; lopsided padding; windows that are not square */
-    {9, 9, 3, 3, 1, 1, 1, 1, 0, 0, 0, 0},
-    {9, 9, 2, 2, 2, 2, 1, 1, 0, 0, 0, 0},
-    {9, 8, 2, 2, 2, 2, 1, 1, 0, 0, 1, 1},
-    {7, 9, 1, 7, 1, 1, 1, 1, 0, 3, 0, 3},
-    {9, 7, 7, 1, 1, 1, 1, 1, 3, 0, 3, 0},
-    {9, 10, 3, 5, 2, 1, 1, 1, 1, 2, 0, 1},
-    {10, 11, 4, 4, 1, 1, 1, 1, 1, 1, 2, 2},
-    {12, 12, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1},
-    {13, 12, 3, 3, 1, 2, 1, 1, 1, 1, 1, 1},
-    {13, 12, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1},
+    {9, 9, 3, 3, 1, 1, 1, 1, 0, 0, 0, 0, false},
+    {9, 9, 2, 2, 2, 2, 1, 1, 0, 0, 0, 0, false},
+    {9, 8, 2, 2, 2, 2, 1, 1, 0, 0, 1, 1, false},
+    {7, 9, 1, 7, 1, 1, 1, 1, 0, 3, 0, 3, false},
+    {9, 7, 7, 1, 1, 1, 1, 1, 3, 0, 3, 0, false},
+    {9, 10, 3, 5, 2, 1, 1, 1, 1, 2, 0, 1, false},
+    {10, 11, 4, 4, 1, 1, 1, 1, 1, 1, 2, 2, false},
+    {12, 12, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, false},
+    {13, 12, 3, 3, 1, 2, 1, 1, 1, 1, 1, 1, false},
+    {13, 12, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1, false},
     /* dilation */
-    {9, 9, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2},
-    {11, 9, 3, 3, 1, 1, 2, 1, 2, 1, 2, 1},
-    {9, 11, 3, 3, 2, 2, 1, 3, 1, 3, 1, 3},
+    {9, 9, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2, false},
+    {11, 9, 3, 3, 1, 1, 2, 1, 2, 1, 2, 1, false},
+    {9, 11, 3, 3, 2, 2, 1, 3, 1, 3, 1, 3, false},
+    /* beyond the padding */
+    {8, 10, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, true},
+    {9, 7, 4, 2, 3, 2, 1, 1, 0, 0, 1, 0, true},
 };
 
 static const struct kernel_act acts[] = {
@@ -84,9 +89,10 @@ static double apply(const struct kernel_act *a, double x)
 }
 
 static size_t out_extent(size_t in, size_t before, size_t after, size_t kernel, size_t stride,
-                         size_t dilation)
+                         size_t dilation, bool ceil)
 {
-    return (in + before + after - (kernel - 1) * dilation - 1) / stride + 1;
+    return (in + before + after - (kernel - 1) * dilation - 1 + (ceil ? stride - 1 : 0)) / stride +
+           1;
 }
 
 /* One call's memory. */
@@ -105,8 +111,10 @@ static void fill(struct guarded *g, uint32_t *state)
 static struct bench bench_create(const struct window_case *c, size_t lanes, bool gaps, bool at_end)
 {
     struct bench b = {.c = c, .lanes = lanes, .out_gap = 2};
-    b.out_h = out_extent(c->height, c->top, c->bottom, c->kernel_h, c->stride_y, c->dilation_y);
-    b.out_w = out_extent(c->width, c->left, c->right, c->kernel_w, c->stride_x, c->dilation_x);
+    b.out_h =
+        out_extent(c->height, c->top, c->bottom, c->kernel_h, c->stride_y, c->dilation_y, c->ceil);
+    b.out_w =
+        out_extent(c->width, c->left, c->right, c->kernel_w, c->stride_x, c->dilation_x, c->ceil);
     const size_t reach = (b.out_w - 1) * c->stride_x + (c->kernel_w - 1) * c->dilation_x + 1;
     const size_t over = reach > c->left + c->width ? reach - c->left - c->width : 0;
     b.gap = !gaps ? 0 : c->left > over ? c->left : over;
@@ -271,7 +279,7 @@ static void init_or_skip(struct kernels *kernels, enum cvd_cpu level)
 {
     if (!cvd_cpu_supported(level))
         cr_skip_test("this CPU has no %s", cvd_cpu_name(level));
-    kernels_init(kernels, level);
+    mutants_kernels_init(kernels, level);
 }
 
 #define LEVELS(suite, name)                                                                     \
@@ -306,7 +314,7 @@ LEVELS(depthwise, same_bits)
 {
     struct kernels kernels;
     init_or_skip(&kernels, *level);
-    const struct window_case c = {9, 43, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1};
+    const struct window_case c = {9, 43, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false};
     struct bench b = bench_create(&c, kernels.lanes, true, true);
     const struct kernel_act none = {KERNEL_ACT_NONE, 0, 0};
     run(&kernels, DEPTHWISE, &b, 0, b.out_h, false, &none);
@@ -338,7 +346,7 @@ LEVELS(pool, nan_wins)
     init_or_skip(&kernels, *level);
     const struct kernel_act none = {KERNEL_ACT_NONE, 0, 0};
     for (size_t at = 0; at < 64; at++) {
-        const struct window_case c = {8, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1};
+        const struct window_case c = {8, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false};
         struct bench b = bench_create(&c, kernels.lanes, false, true);
         const size_t y = at / 8, x = at % 8;
         b.in.data[y * b.in_row + x * b.lanes + 1] = NAN;
@@ -425,7 +433,7 @@ static void fake_depthwise(const struct kernel_depthwise *d)
 Test(depthwise, catches_wrong_kernels)
 {
     struct kernels kernels;
-    kernels_init(&kernels, CVD_CPU_C);
+    mutants_kernels_init(&kernels, CVD_CPU_C);
     honest = kernels.depthwise.fn;
     kernels.depthwise.fn = fake_depthwise;
     fault = NO_FAULT;
@@ -443,7 +451,7 @@ Test(depthwise, catches_reading_beyond)
     cr_assert_geq(child, 0);
     if (child == 0) {
         struct kernels kernels;
-        kernels_init(&kernels, CVD_CPU_C);
+        mutants_kernels_init(&kernels, CVD_CPU_C);
         honest = kernels.depthwise.fn;
         kernels.depthwise.fn = fake_depthwise;
         fault = OVER_READ;

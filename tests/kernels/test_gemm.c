@@ -6,6 +6,7 @@
  * are caught.
  */
 #include "engine/kernels/kernels.h"
+#include "tests/support/mutants.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -194,7 +195,7 @@ static void init_or_skip(struct kernels *kernels, enum cvd_cpu level)
 {
     if (!cvd_cpu_supported(level))
         cr_skip_test("this CPU has no %s", cvd_cpu_name(level));
-    kernels_init(kernels, level);
+    mutants_kernels_init(kernels, level);
     cr_assert_leq(kernels->gemm.mr, KERNEL_GEMM_MAX_MR);
     cr_assert_leq(kernels->gemm.nr, KERNEL_GEMM_MAX_NR);
     cr_assert_eq(kernels->level, level);

@@ -8,6 +8,7 @@
 #include "engine/ops/winograd.h"
 #include "engine/runtime/mem.h"
 #include "tests/support/guarded.h"
+#include "tests/support/mutants.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -21,7 +22,7 @@ static void init_or_skip(struct kernels *kernels, enum cvd_cpu level)
 {
     if (!cvd_cpu_supported(level))
         cr_skip_test("this CPU has no %s", cvd_cpu_name(level));
-    kernels_init(kernels, level);
+    mutants_kernels_init(kernels, level);
 }
 
 #define LEVELS(suite, name)                                                                     \
@@ -336,7 +337,7 @@ LEVELS(winograd, same_bits)
 Test(winograd, catches_a_wrong_coefficient)
 {
     struct kernels k;
-    kernels_init(&k, CVD_CPU_C);
+    mutants_kernels_init(&k, CVD_CPU_C);
     const struct conv_case c = {1, 70, 4, 6, 6, 1, 1, 1, 1, 1, 0, false, KERNEL_ACT_NONE};
     struct conv v = conv_create(&k, &c, 4, true);
     float *u = v.w.weights;
