@@ -16,6 +16,7 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -204,6 +205,7 @@ static bool await_work(struct tpool *pool, uint64_t deadline)
             }
             cpu_pause();
         }
+        sched_yield(); /* to whoever has work: more threads than CPUs must not wait for a spin */
     } while (now_ns() < deadline);
 
     pthread_mutex_lock(&pool->lock);

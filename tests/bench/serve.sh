@@ -19,6 +19,12 @@ build=${1:?usage: tests/bench/serve.sh BUILD_DIR [SERVE_OPTION...]}
 shift
 rounds=${ROUNDS:-3} seconds=${SECONDS_EACH:-2} io=${IO_THREADS:-1}
 concurrency=${CONCURRENCY:-1 32 256}
+case $seconds in
+'' | *[!0-9]*)
+    echo "serve.sh: SECONDS_EACH is '$seconds'; wrk takes whole seconds" >&2
+    exit 2
+    ;;
+esac
 # shellcheck source=tests/bench/common.sh
 . tests/bench/common.sh
 need wrk curl
