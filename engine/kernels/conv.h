@@ -65,25 +65,31 @@ struct kernel_conv {
 typedef void (*kernel_conv_fn)(const struct kernel_conv *c);
 
 /*
- * One block of channels of a convolution whose groups are narrower than it: `group` (a divisor of
- * lanes) inputs for each output, all in the block of the same number. Output pixel p, lane o:
+ * A block of outputs of a convolution in groups, each lane with inputs of its own: `blocks` blocks
+ * of inputs, of which outputs see those lanes that share their group of `group` lanes (a divisor of
+ * `lanes`). A call computes out_rows rows of `pixels` outputs that see equally many rows of inputs.
+ * Output (y, p), lane o, with first = o / group * group:
  *
  *   sum = bias[o]
- *   for each row r < rows, g < group, column c < columns:
- *       sum += in[p * in_pixel + r * in_row + c * in_column + o / group * group + g] * w[...][o]
+ *   for each block b, step s = 1 ... group, with lane i = first + (o + s) % group:
+ *       for each row r < rows, column c < columns:
+ *           sum += in[y * in_step + p * in_pixel + b * in_block + r * in_row + c * in_column + i]
+ *                  * w[...][i]
  *   sum += residual (when there is one), then the activation
  *
- * with weights [weight_rows][group][columns][lanes], of which the call uses rows first_row ...
- * first_row + rows - 1; `in` is the input under row first_row. Otherwise like kernel_conv.
+ * so that its own lane comes last. Weights are [blocks][group][weight_rows][columns][lanes], those
+ * to output o in lane i; the call uses rows first_row ... first_row + rows - 1, and `in` is the
+ * input under row first_row of the first output. Otherwise like kernel_conv.
  */
 struct kernel_grouped {
     const float *in, *weights;
     const float *bias;     /* lanes */
     const float *residual; /* laid out like out; NULL: none */
-    float *out;            /* pixels * lanes */
-    size_t pixels, group;
-    size_t in_pixel, in_column, in_row;
-    size_t columns, rows, first_row;
+    float *out;
+    size_t pixels, out_rows, out_row; /* pixels of a row, rows, floats from one to the next */
+    size_t group, blocks;
+    size_t in_step, in_pixel, in_column, in_row, in_block;
+    size_t columns, rows, first_row, weight_rows;
     struct kernel_act act;
 };
 

@@ -19,7 +19,12 @@
 /* clang-format on */
 #include "engine/kernels/conv.inc"
 
-#define GROUPED_NAME cvd_f32_grouped__avx2
+#define GROUPED_NAME   cvd_f32_grouped__avx2
+#define GROUPED_PIXELS 10
+/* clang-format off */
+#define GROUPED_TILES(X, s) X(1, s) X(2, s) X(3, s) X(4, s) X(5, s) X(6, s) X(7, s) X(8, s) \
+    X(9, s) X(10, s)
+/* clang-format on */
 #include "engine/kernels/grouped.inc"
 
 void kernels_init_conv_avx2(struct kernels *k)

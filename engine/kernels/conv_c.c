@@ -18,7 +18,11 @@
 /* clang-format on */
 #include "engine/kernels/conv.inc"
 
-#define GROUPED_NAME cvd_f32_grouped__c
+#define GROUPED_NAME   cvd_f32_grouped__c
+#define GROUPED_PIXELS 8
+/* clang-format off */
+#define GROUPED_TILES(X, s) X(1, s) X(2, s) X(3, s) X(4, s) X(5, s) X(6, s) X(7, s) X(8, s)
+/* clang-format on */
 #include "engine/kernels/grouped.inc"
 
 void kernels_init_conv_c(struct kernels *k)

@@ -36,14 +36,17 @@ void kernel_pack_conv(const struct kernel_weights *w, size_t first, size_t count
     }
 }
 
-void kernel_pack_grouped(const struct kernel_weights *w, size_t first, size_t lanes, size_t columns,
+void kernel_pack_grouped(const struct kernel_weights *w, size_t first, size_t lanes, size_t group,
                          float *to)
 {
-    for (size_t row = 0; row < w->taps; row += columns)
-        for (size_t i = 0; i < w->group_inputs; i++)
-            for (size_t column = 0; column < columns; column++)
-                for (size_t o = first; o < first + lanes; o++)
-                    *to++ = o < w->outputs
-                                ? w->data[o * w->output + i * w->input + (row + column) * w->tap]
+    for (size_t block = 0; block < w->group_inputs; block += group)
+        for (size_t step = 1; step <= group; step++)
+            for (size_t tap = 0; tap < w->taps; tap++)
+                for (size_t lane = 0; lane < lanes; lane++) {
+                    const size_t input = block + lane % group;
+                    const size_t o = first + lane - lane % group + (lane + group - step) % group;
+                    *to++ = o < w->outputs && input < w->group_inputs
+                                ? w->data[o * w->output + input * w->input + tap * w->tap]
                                 : 0;
+                }
 }

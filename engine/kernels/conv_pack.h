@@ -24,9 +24,9 @@ struct kernel_weights {
 void kernel_pack_conv(const struct kernel_weights *w, size_t first, size_t count, size_t from,
                       size_t total, size_t block, float *to);
 
-/* For kernel_grouped: outputs first ... first + lanes - 1 as to[row][input of the group][column]
- * [output], of rows of `columns` taps. */
-void kernel_pack_grouped(const struct kernel_weights *w, size_t first, size_t lanes, size_t columns,
+/* For kernel_grouped: outputs first ... first + lanes - 1, `group` of which always see the same
+ * inputs, as to[block][step][tap][lane]; blocks of `group` inputs. */
+void kernel_pack_grouped(const struct kernel_weights *w, size_t first, size_t lanes, size_t group,
                          float *to);
 
 #endif

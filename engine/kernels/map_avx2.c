@@ -3,9 +3,8 @@
 #include "engine/kernels/vec_avx2.h"
 #include "engine/kernels/vmath.inc"
 
-#define DEPTHWISE_NAME    cvd_f32_depthwise__avx2
-#define DEPTHWISE_ROWS    1
-#define DEPTHWISE_KEEP(x) __asm__("" : "+x"(x))
+#define DEPTHWISE_NAME cvd_f32_depthwise__avx2
+#define DEPTHWISE_ROWS 1
 #include "engine/kernels/depthwise.inc"
 
 #define POOL_NAME        cvd_f32_pool__avx2

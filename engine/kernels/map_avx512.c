@@ -3,9 +3,8 @@
 #include "engine/kernels/vec_avx512.h"
 #include "engine/kernels/vmath.inc"
 
-#define DEPTHWISE_NAME    cvd_f32_depthwise__avx512
-#define DEPTHWISE_ROWS    2
-#define DEPTHWISE_KEEP(x) __asm__("" : "+v"(x))
+#define DEPTHWISE_NAME cvd_f32_depthwise__avx512
+#define DEPTHWISE_ROWS 2
 #include "engine/kernels/depthwise.inc"
 
 #define POOL_NAME        cvd_f32_pool__avx512

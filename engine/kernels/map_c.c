@@ -3,9 +3,8 @@
 #include "engine/kernels/vec_c.h"
 #include "engine/kernels/vmath.inc"
 
-#define DEPTHWISE_NAME    cvd_f32_depthwise__c
-#define DEPTHWISE_ROWS    1
-#define DEPTHWISE_KEEP(x) ((void)0)
+#define DEPTHWISE_NAME cvd_f32_depthwise__c
+#define DEPTHWISE_ROWS 1
 #include "engine/kernels/depthwise.inc"
 
 #define POOL_NAME        cvd_f32_pool__c

@@ -9,6 +9,10 @@
 
 typedef __m256 vf;
 
+/* Makes the compiler hold a value in a register: left to themselves, compilers fold a load into
+ * each of its uses. */
+#define V_KEEP(v) __asm__("" : "+x"(v))
+
 static inline vf v_zero(void)
 {
     return _mm256_setzero_ps();

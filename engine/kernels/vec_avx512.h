@@ -9,6 +9,10 @@
 
 typedef __m512 vf;
 
+/* Makes the compiler hold a value in a register: left to themselves, compilers fold a load into
+ * each of its uses. */
+#define V_KEEP(v) __asm__("" : "+v"(v))
+
 static inline vf v_zero(void)
 {
     return _mm512_setzero_ps();

@@ -20,6 +20,9 @@ typedef int vi __attribute__((vector_size(16)));
 
 #define KERNEL_SELECT(mask, a, b) ((vf)(((vi)(a) & (mask)) | ((vi)(b) & ~(mask))))
 
+/* For what other levels need: see there. */
+#define V_KEEP(v) ((void)0)
+
 static inline vf v_zero(void)
 {
     return (vf){0};

@@ -10,8 +10,9 @@
 
 /* Of the second-level cache, for a chunk's inputs. Caches have 1 to 2 MiB. */
 #define CHUNK_BYTES ((size_t)384 << 10)
-/* The same for a padded copy of plain rows. */
+/* The same for a padded copy of plain rows, and for picked ones. */
 #define COPY_BYTES ((size_t)64 << 10)
+#define PICK_BYTES ((size_t)128 << 10)
 /* Output maps of a group of FORM_PLANES: what fills the registers together with a row's vectors. */
 #define MAX_PLANES 6
 
@@ -48,12 +49,6 @@ enum cvd_status blocked_conv_read(const struct op_node *node, struct blocked_con
     s->group_in = s->in_channels / s->groups;
     s->group_out = s->out_channels / s->groups;
     return CVD_STATUS_OK;
-}
-
-static bool is_narrow(const struct blocked_conv *s, size_t lanes)
-{
-    return s->groups > 1 && s->group_in == s->group_out && s->group_in < lanes &&
-           lanes % s->group_in == 0;
 }
 
 unsigned blocked_conv_forms(const struct op_node *node, unsigned lanes, unsigned *gap)
@@ -100,7 +95,7 @@ static bool choose_form(const struct op_node *node, const struct op_value *out, 
         const bool pointwise = KERNEL(w, 0) * KERNEL(w, 1) == 1 &&
                                STRIDE(w, 0) * STRIDE(w, 1) == 1 && w->out[0] == w->in[0] &&
                                w->out[1] == w->in[1] && x.gap == 0;
-        s->form = is_narrow(s, lanes) ? FORM_GROUPED : pointwise ? FORM_FLAT : FORM_ROWS;
+        s->form = pointwise ? FORM_FLAT : FORM_ROWS;
         return true;
     }
     s->form = y.lanes == lanes ? FORM_STEM : FORM_PLANES;
@@ -112,12 +107,13 @@ static bool choose_form(const struct op_node *node, const struct op_value *out, 
 
 /*
  * Cycles of one step (one input of one tap) of a tile of m pixels and v vectors: two multiply-adds
- * and two loads a cycle, a latency of four cycles, and weights from the second-level cache at some
- * 24 bytes a cycle when a group has more of them than the first-level cache holds.
+ * a cycle, as many loads at best and five in three cycles as measured, a latency of four cycles,
+ * and weights from the second-level cache at some 24 bytes a cycle when a group has more of them
+ * than the first-level cache holds.
  */
 static double step_cost(size_t m, size_t v, size_t lanes, bool far)
 {
-    const double work = (double)(m * v) / 2, loads = (double)(m + v) / 2;
+    const double work = (double)(m * v) / 2, loads = (double)(m + v) * 0.6;
     const double weights = far ? (double)(v * lanes * sizeof(float)) / 24 : 0;
     double cost = work > loads ? work : loads;
     if (cost < weights)
@@ -148,6 +144,12 @@ static void seen_channels(const struct blocked_conv *s, size_t first, size_t cou
     *total = end - *from;
 }
 
+/* Inputs for which a group has weights. */
+static size_t group_inputs(const struct blocked_conv *s, const struct conv_group *g)
+{
+    return s->form == FORM_GROUPED ? s->unit_blocks * s->unit : g->total;
+}
+
 /* Cuts the output channels into groups of at most `most` vectors; groups of the operator that are
  * whole vectors are cut one by one. Returns how many there are; fills `to` unless it is NULL. */
 static size_t cut_groups(const struct blocked_conv *s, size_t most, struct conv_group *to)
@@ -167,26 +169,32 @@ static size_t cut_groups(const struct blocked_conv *s, size_t most, struct conv_
         if (s->form != FORM_PLANES && s->form != FORM_STEM)
             seen_channels(s, first, g->vectors * size, &g->from, &g->total);
         first += g->vectors * size;
-        weights += (s->form == FORM_GROUPED ? s->group_in : g->total) * taps * g->vectors * size;
+        weights += group_inputs(s, g) * taps * g->vectors * size;
     }
     return runs * pieces;
 }
 
-/* The most vectors of a group that give the least time. */
-static size_t choose_vectors(const struct blocked_conv *s, const struct kernels *k,
-                             struct conv_group *room)
+/* Outputs of a call. */
+static size_t row_pixels(const struct blocked_conv *s)
 {
-    const size_t pixels = s->form == FORM_FLAT ? s->chunk : OUT(&s->window, 1);
+    return s->form == FORM_FLAT ? s->chunk : OUT(&s->window, 1);
+}
+
+/* The most vectors of a group that give the least time, and the cycles of a row then. */
+static size_t choose_vectors(const struct blocked_conv *s, const struct kernels *k,
+                             struct conv_group *room, double *least)
+{
+    const size_t pixels = row_pixels(s);
     const size_t taps = window_taps(&s->window);
     size_t best = 1;
-    double least = 0;
+    *least = 0;
     for (size_t v = 1; v <= KERNEL_CONV_MAX_VECTORS; v++) {
         double cost = 0;
         const size_t count = cut_groups(s, v, room);
         for (size_t i = 0; i < count; i++)
             cost += row_cost(k, pixels, room[i].vectors, room[i].total * taps);
-        if (v == 1 || cost < least) {
-            least = cost;
+        if (v == 1 || cost < *least) {
+            *least = cost;
             best = v;
         }
     }
@@ -201,6 +209,12 @@ static size_t choose_rows(const struct window *w, size_t row_floats, size_t byte
     return round_up_div(OUT(w, 0), chunks);
 }
 
+/* Rows of the map that `rows` rows of outputs see. */
+static size_t rows_under(const struct window *w, size_t rows)
+{
+    return (rows - 1) * STRIDE(w, 0) + (KERNEL(w, 0) - 1) * DILATION(w, 0) + 1;
+}
+
 static void choose_chunk(struct blocked_conv *s)
 {
     const struct window *w = &s->window;
@@ -211,13 +225,34 @@ static void choose_chunk(struct blocked_conv *s)
         s->chunk = round_up_div(pixels, chunks);
         return;
     }
+    if (s->form == FORM_GROUPED) { /* a block at a time, all rows unless they are picked */
+        s->copies = s->picks;
+        s->copy_width = IN(w, 1) + s->in_gap;
+        s->chunk = s->picks ? choose_rows(w, s->unit_blocks * s->lanes * s->copy_width, PICK_BYTES)
+                            : OUT(w, 0);
+        s->copy_rows = rows_under(w, s->chunk) + 1; /* that for the gap before them */
+        return;
+    }
     s->copies = s->form == FORM_PLANES ||
                 (s->form == FORM_STEM &&
                  (w->pad[0] > 0 || w->pad[1] > 0 || w->pad_end[0] > 0 || w->pad_end[1] > 0));
     s->copy_width = (OUT(w, 1) - 1) * STRIDE(w, 1) + (KERNEL(w, 1) - 1) * DILATION(w, 1) + 1;
     s->chunk = choose_rows(w, s->in_channels * (s->copies ? s->copy_width : IN(w, 1)),
                            s->copies ? COPY_BYTES : CHUNK_BYTES);
-    s->copy_rows = (s->chunk - 1) * STRIDE(w, 0) + (KERNEL(w, 0) - 1) * DILATION(w, 0) + 1;
+    s->copy_rows = rows_under(w, s->chunk);
+}
+
+/* Chooses FORM_GROUPED where it takes less time. */
+static void choose_units(struct blocked_conv *s, const struct kernels *k, struct conv_group *room)
+{
+    double cost;
+    if ((s->form != FORM_ROWS && s->form != FORM_FLAT) || !blocked_conv_units(s))
+        return;
+    choose_vectors(s, k, room, &cost);
+    if (blocked_conv_unit_cost(s, row_pixels(s)) < cost) {
+        s->form = FORM_GROUPED;
+        choose_chunk(s);
+    }
 }
 
 /* ---- prepare ---- */
@@ -241,8 +276,7 @@ static void pack(const struct op_node *node, struct blocked_conv *s, float *weig
     for (size_t i = 0; i < s->group_count; i++) {
         const struct conv_group *g = &s->group[i];
         if (s->form == FORM_GROUPED)
-            kernel_pack_grouped(&from, g->first, s->lanes, KERNEL(&s->window, 1),
-                                weights + g->weights);
+            kernel_pack_grouped(&from, g->first, s->lanes, s->unit, weights + g->weights);
         else
             kernel_pack_conv(&from, g->first, g->vectors * size, g->from, g->total,
                              plain ? 1 : s->lanes, weights + g->weights);
@@ -258,10 +292,9 @@ static bool state_bytes(const struct blocked_conv *s, const struct conv_group *l
                         size_t offsets[3], size_t *weight_floats, size_t *total)
 {
     const size_t size = s->form == FORM_PLANES ? 1 : s->lanes;
-    const size_t inputs = s->form == FORM_GROUPED ? s->group_in : last->total;
     const size_t padded = round_up_div(s->out_channels, s->lanes) * s->lanes;
     size_t groups, bytes;
-    return mem_mul(inputs, window_taps(&s->window), weight_floats) &&
+    return mem_mul(group_inputs(s, last), window_taps(&s->window), weight_floats) &&
            mem_mul(*weight_floats, last->vectors * size, weight_floats) &&
            mem_add(*weight_floats, last->weights, weight_floats) &&
            mem_mul(s->group_count, sizeof *s->group, &groups) &&
@@ -310,15 +343,17 @@ static enum cvd_status finish_prepare(const struct op_node *node, struct blocked
                                       struct op_prepared *prepared)
 {
     size_t offsets[3], bytes, scratch = 0;
+    double cost;
     const size_t most = read->form == FORM_PLANES    ? MAX_PLANES
                         : read->form == FORM_GROUPED ? 1
-                                                     : choose_vectors(read, kernels, room);
+                                                     : choose_vectors(read, kernels, room, &cost);
     read->group_count = cut_groups(read, most, room);
     bool fits =
         state_bytes(read, &room[read->group_count - 1], offsets, &read->weight_floats, &bytes);
     if (read->copies)
         fits = fits && mem_mul(read->copy_rows, read->copy_width, &scratch) &&
-               mem_mul(scratch, read->in_channels, &scratch) &&
+               mem_mul(scratch, read->picks ? read->unit_blocks * read->lanes : read->in_channels,
+                       &scratch) &&
                mem_add(scratch, COPY_EDGE, &scratch) &&
                mem_mul(scratch, sizeof(float), &prepared->scratch_bytes);
     if (!fits)
@@ -350,9 +385,9 @@ static enum cvd_status blocked_conv_prepare(const struct op_node *node, const st
         return op_fail(node, CVD_STATUS_INTERNAL,
                        "no kernel for layouts of %u and %u lanes with a gap of %u",
                        node->in[0]->layout.lanes, out->layout.lanes, node->in[0]->layout.gap);
+    s.in_gap = node->in[0]->layout.gap;
     choose_chunk(&s);
     blocked_conv_count(node, out, prepared);
-    prepared->kernel = kernel_name(&s, kernels);
     s.macs = (size_t)prepared->macs;
     /* Groups of one vector are the most there can be. */
     const size_t most = round_up_div(s.out_channels, s.form == FORM_PLANES ? 1 : s.lanes);
@@ -360,6 +395,8 @@ static enum cvd_status blocked_conv_prepare(const struct op_node *node, const st
     struct conv_group *room = mem_mul(most, sizeof *room, &bytes) ? mem_alloc(bytes) : NULL;
     if (!room)
         return op_fail(node, CVD_STATUS_OUT_OF_MEMORY, "no memory for %zu groups", most);
+    choose_units(&s, kernels, room);
+    prepared->kernel = kernel_name(&s, kernels);
     status = finish_prepare(node, &s, room, kernels, prepared);
     mem_free(room);
     return status;

@@ -11,7 +11,7 @@
 enum form {
     FORM_ROWS,    /* blocked to blocked, row by row */
     FORM_FLAT,    /* the same where a map is one long row: 1 x 1 without strides and gap */
-    FORM_GROUPED, /* blocked to blocked, groups narrower than a block */
+    FORM_GROUPED, /* blocked to blocked, each lane with inputs of its own */
     FORM_STEM,    /* plain to blocked */
     FORM_PLANES   /* plain to plain */
 };
@@ -30,11 +30,15 @@ struct blocked_conv {
     struct kernel_act act;
     size_t groups; /* that the operator has */
     size_t in_channels, out_channels, group_in, group_out;
-    size_t lanes;
+    size_t lanes, in_gap;
+    /* FORM_GROUPED: so many neighbouring lanes always see the same inputs, which come in so many
+     * blocks; they are those of the map, or picked from it into scratch. */
+    size_t unit, unit_blocks;
+    bool picks;
     size_t chunk; /* rows, or pixels of FORM_FLAT */
-    bool copies;  /* plain rows are padded in scratch */
-    size_t copy_rows, copy_width;
-    size_t weight_floats, macs; /* of an image */
+    bool copies;  /* rows are brought into scratch: padded plain ones, or picked blocks */
+    size_t copy_rows, copy_width; /* of a channel or a picked block */
+    size_t weight_floats, macs;   /* of an image */
     size_t group_count;
     const struct conv_group *group;
     const float *weights, *bias;
@@ -66,6 +70,18 @@ static inline size_t window_size(const int64_t *list, unsigned i)
 #define COPY_EDGE ((size_t)16)
 
 void blocked_conv_run(const struct op_run *r);
+
+/* FORM_GROUPED (blocked_conv_group.c). Sets unit, unit_blocks and picks; false when groups are
+ * whole blocks or there is one. */
+bool blocked_conv_units(struct blocked_conv *s);
+/* Cycles of a row of so many outputs. */
+double blocked_conv_unit_cost(const struct blocked_conv *s, size_t pixels);
+/* Writes the inputs that output block `block` sees in `rows` rows from `first_row` on, as
+ * [unit_blocks][copy_rows][copy_width][lanes], in each of them a gap and then the rows with their
+ * gaps. */
+void blocked_conv_pick(const struct blocked_conv *s, const struct kernels *kernels,
+                       const struct blocked_map *in, const float *image, size_t block,
+                       size_t first_row, size_t rows, float *to);
 
 /* For the other operators that are a Conv: sets window, act and the numbers of channels and groups;
  * and the books of prepare. */

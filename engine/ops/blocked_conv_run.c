@@ -59,12 +59,24 @@ static void rows_inside(const struct window *w, size_t y, size_t *first, size_t 
     *count = end > begin ? (size_t)(end - begin) : 0;
 }
 
+/* The row of the map under kernel row `row` of output row y. */
+static int64_t input_row(const struct window *w, size_t y, size_t row)
+{
+    return (int64_t)y * w->stride[0] - w->pad[0] + (int64_t)row * w->dilation[0];
+}
+
+/* The row of outputs after the last that sees all rows of the kernel. */
+static size_t rows_end(const struct window *w)
+{
+    const int64_t room = w->in[0] + w->pad[0] - (w->kernel[0] - 1) * w->dilation[0];
+    return room > 0 ? (size_t)((room - 1) / w->stride[0] + 1) : 0;
+}
+
 /* The input under kernel row `row`, column 0 of output (y, 0); it may be in a gap. */
 static const float *input_at(const struct conv_job *j, const float *image, size_t y, size_t row)
 {
     const struct window *w = &j->s->window;
-    const int64_t in_y = (int64_t)y * w->stride[0] - w->pad[0] + (int64_t)row * w->dilation[0];
-    return image + in_y * (int64_t)j->in.row - w->pad[1] * (int64_t)j->in.lanes;
+    return image + input_row(w, y, row) * (int64_t)j->in.row - w->pad[1] * (int64_t)j->in.lanes;
 }
 
 /* Weights that will be needed after those at hand, and how many calls have time to fetch them. */
@@ -164,28 +176,53 @@ static void run_rows(const struct conv_job *j, const struct conv_group *g,
         blocked_clear_lead(&j->out, image->y);
 }
 
+/* Brings what output rows first ... end - 1 of a block see into scratch; returns its first row. */
+static int64_t pick_rows(const struct conv_job *j, const float *image, size_t block, size_t first,
+                         size_t end, float *scratch)
+{
+    const struct window *w = &j->s->window;
+    int64_t top = input_row(w, first, 0), bottom = input_row(w, end - 1, KERNEL(w, 0) - 1) + 1;
+    top = top < 0 ? 0 : top;
+    bottom = bottom > w->in[0] ? w->in[0] : bottom;
+    if (top < bottom)
+        blocked_conv_pick(j->s, j->kernels, &j->in, image, block, (size_t)top,
+                          (size_t)(bottom - top), scratch);
+    return top;
+}
+
 static void run_grouped(const struct conv_job *j, const struct conv_group *g,
-                        const struct conv_image *image, size_t first, size_t end)
+                        const struct conv_image *image, size_t first, size_t end, float *scratch)
 {
     const struct blocked_conv *s = j->s;
     const struct window *w = &s->window;
     const size_t block = g->first / s->lanes;
-    const float *in = image->x + block * j->in.block;
+    const size_t in_row = s->picks ? s->copy_width * s->lanes : j->in.row;
+    const float *in = s->picks ? scratch + j->in.first : image->x + block * j->in.block;
+    const int64_t top = s->picks ? pick_rows(j, image->x, block, first, end, scratch) : 0;
     struct kernel_grouped c = {
         .weights = s->weights + g->weights,
         .bias = s->bias + g->first,
         .pixels = OUT(w, 1),
-        .group = s->group_in,
+        .group = s->unit,
+        .blocks = s->unit_blocks,
+        .out_row = j->out.row,
+        .in_step = STRIDE(w, 0) * in_row,
         .in_pixel = STRIDE(w, 1) * s->lanes,
         .in_column = DILATION(w, 1) * s->lanes,
-        .in_row = DILATION(w, 0) * j->in.row,
+        .in_row = DILATION(w, 0) * in_row,
+        .in_block = s->copy_rows * in_row,
         .columns = KERNEL(w, 1),
+        .weight_rows = KERNEL(w, 0),
         .act = s->act,
     };
-    for (size_t y = first; y < end; y++) {
+    for (size_t y = first; y < end; y += c.out_rows) {
         const size_t at = block * j->out.block + y * j->out.row;
         rows_inside(w, y, &c.first_row, &c.rows);
-        c.in = c.rows ? input_at(j, in, y, c.first_row) : in;
+        c.out_rows = c.rows == KERNEL(w, 0) ? min_size(end, rows_end(w)) - y : 1;
+        c.in = in;
+        if (c.rows)
+            c.in += (input_row(w, y, c.first_row) - top) * (int64_t)in_row -
+                    w->pad[1] * (int64_t)s->lanes;
         c.out = image->y + at;
         c.residual = image->residual ? image->residual + at : NULL;
         j->kernels->grouped.fn(&c);
@@ -416,7 +453,7 @@ static void run_unit(const struct conv_job *j, size_t unit, unsigned slot)
         run_flat(j, group, &image, first, end, &coming);
         break;
     case FORM_GROUPED:
-        run_grouped(j, group, &image, first, end);
+        run_grouped(j, group, &image, first, end, scratch);
         break;
     case FORM_STEM:
         run_stem(j, &image, first, end, scratch);

@@ -1,8 +1,8 @@
 /*
  * The operators that keep a map a map, layer by layer, on one thread: Winograd's convolutions
  * beside the direct one, depthwise ones beside the multiply-adds' peak, the rest beside memory.
- * Everything on a line is run in turns, and the best of many runs counts, so that all meet the same
- * machine.
+ * Times are the best of many runs; shares of the peak are medians, each beside a run of the peak
+ * kernel just before it, so that both meet the same machine.
  *
  *   kernels_maps [c|avx2|avx512] [TEXT]    lines that hold TEXT; default: the highest level, all
  *
@@ -156,18 +156,33 @@ static double time_once(struct bench *b, size_t copy, int repeats)
     return (now() - begin) / repeats;
 }
 
-/* The best times of `count` operators, run in turns; with cold weights when asked to. */
-static void best_times(struct bench *b, size_t count, bool cold, double *best, double *peak)
+static int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of one operator among those that are run in turns. */
+struct timing {
+    double best;  /* time */
+    double share; /* median part of the peak, measured just before each run; without `flops`: 0 */
+};
+
+/* Times `count` operators, with cold weights when asked to. */
+static void measure(struct bench *b, size_t count, bool cold, double flops, struct timing *to)
 {
     for (size_t i = 0; i < count; i++) {
         const double first = time_once(&b[i], 0, 1);
         const int repeats = cold || first > 1e-4 ? 1 : (int)(1e-4 / first) + 1;
-        best[i] = 1e9;
+        double shares[ROUNDS], best = 1e9;
         for (int r = 0; r < ROUNDS; r++) {
-            *peak = fmax(*peak, peak_rate());
-            best[i] =
-                fmin(best[i], time_once(&b[i], cold ? (size_t)r % b[i].copy_count : 0, repeats));
+            const double peak = peak_rate() * 1e9;
+            const double t = time_once(&b[i], cold ? (size_t)r % b[i].copy_count : 0, repeats);
+            shares[r] = flops / t / peak;
+            best = fmin(best, t);
         }
+        qsort(shares, ROUNDS, sizeof *shares, ascending);
+        to[i] = (struct timing){best, shares[ROUNDS / 2]};
     }
 }
 
@@ -227,18 +242,17 @@ static const struct conv winograds[] = {
 static void run_winograd(const struct conv *c)
 {
     static struct bench b[3];
-    double warm[3], cold[3], peak = 0;
+    struct timing warm[3], cold[3];
     set_up_conv(&b[0], "Conv", c, 1, 0);
     set_up_conv(&b[1], "WinogradConv", c, 1, 4);
     set_up_conv(&b[2], "WinogradConv", c, 1, 2);
-    best_times(b, 3, false, warm, &peak);
-    best_times(b, 3, true, cold, &peak);
-    const double gflop = 2e-9 * (double)b[0].copies[0].macs * c->n;
-    printf("3x3 %-24s direct %8.1f us %4.0f %%", c->name, warm[0] * 1e6,
-           100 * gflop / warm[0] / peak);
+    const double flops = 2 * (double)b[0].copies[0].macs * c->n;
+    measure(b, 3, false, flops, warm);
+    measure(b, 3, true, flops, cold);
+    printf("3x3 %-24s direct %8.1f us %4.0f %%", c->name, warm[0].best * 1e6, 100 * warm[0].share);
     for (int i = 1; i < 3; i++)
-        printf("   F(%d) %8.1f us %4.0f %% x%.2f, cold x%.2f", i == 1 ? 4 : 2, warm[i] * 1e6,
-               100 * gflop / warm[i] / peak, warm[0] / warm[i], cold[0] / cold[i]);
+        printf("   F(%d) %8.1f us %4.0f %% x%.2f, cold x%.2f", i == 1 ? 4 : 2, warm[i].best * 1e6,
+               100 * warm[i].share, warm[0].best / warm[i].best, cold[0].best / cold[i].best);
     printf("\n");
     fflush(stdout);
     for (int i = 0; i < 3; i++)
@@ -263,13 +277,13 @@ static const struct conv depthwises[] = {
     {"5x5 s2 672 @14", 1, 672, 14, 672, 5, 2, 2, "Relu"},
 };
 
-static void report(const char *what, const char *name, struct bench *b, double gflop)
+static void report(const char *what, const char *name, struct bench *b, double flops)
 {
-    double best, peak = 0;
-    best_times(b, 1, false, &best, &peak);
-    printf("%-10s %-26s %8.1f us %6.1f GB/s", what, name, best * 1e6, b->bytes / best * 1e-9);
-    if (gflop > 0)
-        printf(" %6.1f GFLOP/s %3.0f %%", gflop / best, 100 * gflop / best / peak);
+    struct timing t;
+    measure(b, 1, false, flops, &t);
+    printf("%-10s %-26s %8.1f us %6.1f GB/s", what, name, t.best * 1e6, b->bytes / t.best * 1e-9);
+    if (flops > 0)
+        printf(" %6.1f GFLOP/s %3.0f %%", flops / t.best * 1e-9, 100 * t.share);
     printf("\n");
     fflush(stdout);
     release(b);
@@ -410,7 +424,7 @@ int main(int argc, char **argv)
         if (!strstr(depthwises[i].name, text))
             continue;
         set_up_conv(&b, "DepthwiseConv", &depthwises[i], depthwises[i].c, 0);
-        report("depthwise", depthwises[i].name, &b, 2e-9 * (double)b.copies[0].macs);
+        report("depthwise", depthwises[i].name, &b, 2 * (double)b.copies[0].macs);
     }
     for (size_t i = 0; i < sizeof maps / sizeof *maps; i++)
         if (strstr(maps[i].name, text))

@@ -372,58 +372,90 @@ LEVELS(conv, activations)
 
 /* ---- kernel_grouped ---- */
 
-static void check_grouped(const struct kernels *k, size_t group, size_t pixels, size_t columns,
-                          size_t stride, size_t dilation, bool at_end)
+struct grouped_case {
+    size_t columns, stride, dilation, out_rows, blocks;
+};
+
+/* What output (y, p, o) sums up, beside its bias; *size is that of the absolute values. */
+static double naive_grouped(const struct kernel_grouped *c, size_t lanes, size_t y, size_t p,
+                            size_t o, double *size)
 {
-    const size_t lanes = k->lanes, rows = 2, weight_rows = 4, first_row = 1;
-    const size_t in_row = ((pixels - 1) * stride + (columns - 1) * dilation + 1) * lanes + 3;
+    double sum = 0;
+    *size = 1;
+    for (size_t b = 0; b < c->blocks; b++)
+        for (size_t step = 0; step < c->group; step++) {
+            const size_t i = o / c->group * c->group + (o + step + 1) % c->group;
+            for (size_t r = 0; r < c->rows; r++)
+                for (size_t x = 0; x < c->columns; x++) {
+                    const size_t tap = (r + c->first_row) * c->columns + x;
+                    const double z =
+                        (double)c->in[y * c->in_step + p * c->in_pixel + b * c->in_block +
+                                      r * c->in_row + x * c->in_column + i] *
+                        (double)
+                            c->weights[((b * c->group + step) * c->weight_rows * c->columns + tap) *
+                                           lanes +
+                                       i];
+                    sum += z;
+                    *size += fabs(z);
+                }
+        }
+    return sum;
+}
+
+static void check_grouped(const struct kernels *k, const struct grouped_case *t, size_t group,
+                          size_t pixels, bool at_end)
+{
+    const size_t lanes = k->lanes;
+    const size_t width = ((pixels - 1) * t->stride + (t->columns - 1) * t->dilation + 1) * lanes;
+    struct kernel_grouped c = {.pixels = pixels,
+                               .out_rows = t->out_rows,
+                               .out_row = pixels * lanes + 5,
+                               .group = group,
+                               .blocks = t->blocks,
+                               .in_step = 2 * width + 1,
+                               .in_pixel = t->stride * lanes,
+                               .in_column = t->dilation * lanes,
+                               .in_row = width + 3,
+                               .columns = t->columns,
+                               .rows = 2,
+                               .first_row = 1,
+                               .weight_rows = 4,
+                               .act = {KERNEL_ACT_CLIP, -0.5f, 0.75f}};
+    c.in_block = c.in_row + (t->out_rows - 1) * c.in_step + width + 7;
+    const size_t out_count = (t->out_rows - 1) * c.out_row + pixels * lanes;
     uint32_t state = 7;
-    struct guarded in = guarded_floats((rows - 1) * in_row + in_row - 3, at_end);
-    struct guarded w = guarded_floats(weight_rows * group * columns * lanes, at_end);
+    struct guarded in = guarded_floats(t->blocks * c.in_block - 7, at_end);
+    struct guarded w =
+        guarded_floats(t->blocks * group * c.weight_rows * t->columns * lanes, at_end);
     struct guarded bias = guarded_floats(lanes, at_end);
-    struct guarded out = guarded_floats(pixels * lanes, at_end);
-    struct guarded residual = guarded_floats(pixels * lanes, at_end);
+    struct guarded out = guarded_floats(out_count, at_end);
+    struct guarded residual = guarded_floats(out_count, at_end);
     fill(&in, &state);
     fill(&w, &state);
     fill(&bias, &state);
     fill(&residual, &state);
-    const struct kernel_grouped c = {.in = in.data,
-                                     .weights = w.data,
-                                     .bias = bias.data,
-                                     .residual = pixels % 2 ? residual.data : NULL,
-                                     .out = out.data,
-                                     .pixels = pixels,
-                                     .group = group,
-                                     .in_pixel = stride * lanes,
-                                     .in_column = dilation * lanes,
-                                     .in_row = in_row,
-                                     .columns = columns,
-                                     .rows = rows,
-                                     .first_row = first_row,
-                                     .act = {KERNEL_ACT_CLIP, -0.5f, 0.75f}};
+    c.in = in.data;
+    c.weights = w.data;
+    c.bias = bias.data;
+    c.residual = pixels % 2 ? residual.data : NULL;
+    c.out = out.data;
     k->grouped.fn(&c);
-    for (size_t i = 0; i < pixels * lanes; i++) {
-        const size_t p = i / lanes, o = i % lanes;
-        double sum = (double)bias.data[o], size = 1;
-        for (size_t r = 0; r < rows; r++)
-            for (size_t g = 0; g < group; g++)
-                for (size_t x = 0; x < columns; x++) {
-                    const double y =
-                        (double)in.data[r * in_row + (p * stride + x * dilation) * lanes +
-                                        o / group * group + g] *
-                        (double)w.data[(((r + first_row) * group + g) * columns + x) * lanes + o];
-                    sum += y;
-                    size += fabs(y);
-                }
+    for (size_t i = 0; i < out_count; i++) {
+        const size_t y = i / c.out_row, p = i % c.out_row / lanes, o = i % c.out_row % lanes;
+        if (p >= pixels) {
+            cr_assert(guarded_is_poison(out.data[i]), "wrote between rows");
+            continue;
+        }
+        double size, sum = (double)bias.data[o] + naive_grouped(&c, lanes, y, p, o, &size);
         if (c.residual)
             sum += (double)residual.data[i];
         const double want = clip(&c.act, sum);
-        cr_assert(
-            fabs((double)out.data[i] - want) <=
-                (double)(rows * group * columns + 2) * (double)FLT_EPSILON * size,
-            "%s: groups of %zu, %zu columns, stride %zu: float %zu of %zu pixels is %.9g, not "
-            "%.9g",
-            k->grouped.name, group, columns, stride, i, pixels, (double)out.data[i], want);
+        cr_assert(fabs((double)out.data[i] - want) <=
+                      (double)(2 * t->blocks * group * t->columns + 2) * (double)FLT_EPSILON * size,
+                  "%s: groups of %zu, %zu columns, stride %zu: float %zu of %zu pixels is %.9g, "
+                  "not %.9g",
+                  k->grouped.name, group, t->columns, t->stride, i, pixels, (double)out.data[i],
+                  want);
     }
     guarded_free(&in);
     guarded_free(&w);
@@ -436,13 +468,53 @@ LEVELS(grouped, all)
 {
     struct kernels k;
     init_or_skip(&k, *level);
-    static const size_t windows[][3] = {{3, 1, 1}, {3, 2, 1}, {3, 1, 2}, {1, 1, 1},
-                                        {5, 1, 1}, {2, 3, 2}, {3, 3, 1}};
+    static const struct grouped_case cases[] = {{3, 1, 1, 1, 1}, {3, 2, 1, 2, 1}, {3, 1, 2, 1, 2},
+                                                {1, 1, 1, 3, 1}, {5, 1, 1, 1, 3}, {2, 3, 2, 1, 1},
+                                                {3, 3, 1, 2, 2}, {3, 1, 1, 3, 2}};
     for (size_t group = 1; group <= k.lanes; group *= 2)
-        for (size_t pixels = 1; pixels <= 21; pixels++)
-            for (size_t i = 0; i < sizeof windows / sizeof *windows; i++)
-                check_grouped(&k, group, pixels, windows[i][0], windows[i][1], windows[i][2],
-                              (pixels + i) % 2);
+        for (size_t pixels = 1; pixels <= 31; pixels++)
+            for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+                check_grouped(&k, &cases[i], group, pixels, (pixels + i) % 2);
+}
+
+/* An output's bits do not depend on the tile it is in, and the activation is that of kernels.act.
+ */
+LEVELS(grouped, same_bits)
+{
+    enum { PIXELS = 29, GROUP = 4 };
+    struct kernels k;
+    init_or_skip(&k, *level);
+    static float in[(PIXELS + 2) * 16], w[GROUP * 3 * 16], bias[16], whole[PIXELS * 16],
+        part[PIXELS * 16];
+    uint32_t state = 3;
+    for (size_t i = 0; i < sizeof in / sizeof *in; i++)
+        in[i] = guarded_random(&state);
+    for (size_t i = 0; i < sizeof w / sizeof *w; i++)
+        w[i] = guarded_random(&state);
+    struct kernel_grouped c = {.in = in,
+                               .weights = w,
+                               .bias = bias,
+                               .out = whole,
+                               .pixels = PIXELS,
+                               .out_rows = 1,
+                               .group = GROUP,
+                               .blocks = 1,
+                               .in_pixel = k.lanes,
+                               .in_column = k.lanes,
+                               .columns = 3,
+                               .rows = 1,
+                               .weight_rows = 1,
+                               .act = {KERNEL_ACT_SWISH, 1, 0}};
+    k.grouped.fn(&c);
+    c.act.kind = KERNEL_ACT_NONE;
+    for (size_t p = 0; p < PIXELS; p++) {
+        c.pixels = 1;
+        c.in = in + p * k.lanes;
+        c.out = part + p * k.lanes;
+        k.grouped.fn(&c);
+    }
+    k.act(&(struct kernel_act){KERNEL_ACT_SWISH, 1, 0}, part, PIXELS * k.lanes);
+    cr_assert_arr_eq(whole, part, PIXELS * k.lanes * sizeof *part);
 }
 
 /* ---- plain maps ---- */
@@ -603,11 +675,18 @@ Test(conv_pack, order_and_zeros)
     static const float own[] = {1, 2, 0, 0, 0, 0, 3, 4};
     cr_assert_arr_eq(to, own, sizeof own);
 
-    /* Groups of 2 in a block of 4, windows of 1 row of 2 columns, 3 outputs. */
+    /* Units of 2 in a block of 4, groups of 2 inputs and 2 outputs, 2 taps, 3 outputs. */
     const struct kernel_weights narrow = {data, 4, 2, 1, 3, 2, 2, 2};
     kernel_pack_grouped(&narrow, 0, 4, 2, to);
-    static const float lanes[] = {1, 5, 9, 0, 2, 6, 10, 0, 3, 7, 11, 0, 4, 8, 12, 0};
+    static const float lanes[] = {5, 3, 0, 11, 6, 4, 0,  12, /* to the other lane; taps 0, 1 */
+                                  1, 7, 9, 0,  2, 8, 10, 0};
     cr_assert_arr_eq(to, lanes, sizeof lanes);
+
+    /* Groups of 3 inputs and 2 outputs in units of 2: the last block of inputs is half empty. */
+    const struct kernel_weights uneven = {data, 3, 1, 1, 4, 2, 3, 1};
+    kernel_pack_grouped(&uneven, 0, 4, 2, to);
+    static const float blocks[] = {4, 2, 10, 8, 1, 5, 7, 11, 6, 0, 12, 0, 3, 0, 9, 0};
+    cr_assert_arr_eq(to, blocks, sizeof blocks);
 }
 
 /* ---- wrong kernels are caught ---- */
