@@ -54,20 +54,47 @@ size_t blocked_zones(const struct blocked_map *map, const struct tpool *pool)
     return map->images == 1 && map->height >= ZONE_ROWS * threads ? threads : 1;
 }
 
+/* The gap where two parts of a map meet, which both write. While one is computed from the other,
+ * threads may read it there, as the zeros that it then holds already: these are left alone. */
+static void clear_shared(float *gap, size_t floats)
+{
+    for (size_t i = 0; i < floats; i++) {
+        uint32_t bits;
+        memcpy(&bits, &gap[i], sizeof bits);
+        if (bits != 0) {
+            memset(gap, 0, floats * sizeof *gap);
+            return;
+        }
+    }
+}
+
+static bool is_part(const struct blocked_map *map)
+{
+    return map->image != map->first + map->blocks * map->block;
+}
+
 void blocked_clear_gaps(const struct blocked_map *map, float *image, size_t block, size_t blocks,
                         size_t first, size_t end)
 {
-    const size_t bytes = map->first * sizeof *image;
-    if (bytes == 0)
+    const size_t rows = map->blocks * map->height;
+    if (map->first == 0)
         return;
     for (size_t b = block; b < block + blocks; b++)
-        for (size_t y = first; y < end; y++)
-            memset(image + b * map->block + (y + 1) * map->row - map->first, 0, bytes);
+        for (size_t y = first; y < end; y++) {
+            float *gap = image + b * map->block + (y + 1) * map->row - map->first;
+            if (b * map->height + y + 1 == rows && is_part(map))
+                clear_shared(gap, map->first);
+            else
+                memset(gap, 0, map->first * sizeof *gap);
+        }
 }
 
 void blocked_clear_lead(const struct blocked_map *map, float *image)
 {
-    memset(image - map->first, 0, map->first * sizeof *image);
+    if (is_part(map))
+        clear_shared(image - map->first, map->first);
+    else
+        memset(image - map->first, 0, map->first * sizeof *image);
 }
 
 struct kernel_act blocked_act(const struct activation *a)

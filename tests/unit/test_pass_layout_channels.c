@@ -444,3 +444,29 @@ Test(pass_layout_channels, no_node_gets_more_inputs_than_it_may_have, .timeout =
 {
     CHECK_ANSWERS(many_inputs);
 }
+
+/* ---- neighbours ---- */
+
+/* Threads that compute a part meanwhile read the one beside it, with the gap between them: before
+ * the part that is computed, and behind it. */
+static void beside_its_input(struct graph *g)
+{
+    const uint32_t x = layout_input(g, 3, 20);
+    const uint32_t a = layout_conv(g, "a", x, 3, 12, 3);
+    const uint32_t b = layout_conv(g, "b", a, 12, 32, 3), c = layout_conv(g, "c", a, 12, 32, 3);
+    net_output(g, layout_conv(g, "d", CONCAT(g, "all", b, a, c), 76, 5, 3));
+}
+
+Test(pass_layout_channels, parts_beside_each_other)
+{
+    struct graph g;
+    for (int i = 0; i < 4; i++)
+        CHECK_ANSWERS(beside_its_input);
+    LAY_OUT(&g, beside_its_input,
+            B "Conv " B "Conv " B "Conv " B "Channels " B "Conv " B "Reorder");
+    layout_expect_part(&g, "b", "all", 0);
+    layout_expect_part(&g, "a", "all", 8);
+    layout_expect_part(&g, "c", "all", 11);
+    layout_expect_gap(&g, "a", 1);
+    graph_release(&g);
+}
