@@ -25,7 +25,7 @@ struct kernel_window {
 };
 
 /*
- * Each channel with a filter of its own:
+ * Each channel with a filter of its own, `blocks` blocks of channels:
  *
  *   sum = bias
  *   for each row and column of the window: sum += in * weights[row][column]
@@ -35,9 +35,10 @@ struct kernel_window {
  * - width + 1) zeros is needed.
  */
 struct kernel_depthwise {
-    struct kernel_window window;
-    const float *weights;  /* [kernel_height][kernel_width][lanes] */
-    const float *bias;     /* lanes */
+    struct kernel_window window; /* of the first block */
+    size_t blocks, in_block, out_block;
+    const float *weights;  /* [blocks][kernel_height][kernel_width][lanes] */
+    const float *bias;     /* [blocks][lanes] */
     const float *residual; /* laid out like out; NULL: none */
     struct kernel_act act;
 };

@@ -4,7 +4,7 @@
 #include "engine/kernels/vmath.inc"
 
 #define DEPTHWISE_NAME cvd_f32_depthwise__avx2
-#define DEPTHWISE_ROWS 1
+#define DEPTHWISE_ROWS 2
 #include "engine/kernels/depthwise.inc"
 
 #define POOL_NAME        cvd_f32_pool__avx2

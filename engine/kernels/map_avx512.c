@@ -4,7 +4,7 @@
 #include "engine/kernels/vmath.inc"
 
 #define DEPTHWISE_NAME cvd_f32_depthwise__avx512
-#define DEPTHWISE_ROWS 2
+#define DEPTHWISE_ROWS 3
 #include "engine/kernels/depthwise.inc"
 
 #define POOL_NAME        cvd_f32_pool__avx512

@@ -104,14 +104,13 @@ struct depthwise_job {
     size_t rows, chunks; /* of a unit; units of a block in a zone */
 };
 
-static void run_unit(const struct depthwise_job *j, size_t unit)
+/* Chunk `chunk` of a zone of rows in blocks `block` ... block + blocks - 1 of an image. */
+static void run_blocks(const struct depthwise_job *j, size_t image, size_t zone, size_t block,
+                       size_t blocks, size_t chunk)
 {
     const struct depthwise_state *s = j->s;
     const struct window *w = &j->window;
-    const size_t chunk = unit % j->chunks, block = unit / j->chunks % j->out.blocks;
-    const size_t rest = unit / j->chunks / j->out.blocks, lanes = j->in.lanes;
-    const size_t zone = rest % j->zones, image = rest / j->zones;
-    const size_t last = min_size((zone + 1) * j->zone, j->out.height);
+    const size_t lanes = j->in.lanes, last = min_size((zone + 1) * j->zone, j->out.height);
     const size_t first = zone * j->zone + chunk * j->rows, end = min_size(first + j->rows, last);
     if (first >= end)
         return;
@@ -138,21 +137,30 @@ static void run_unit(const struct depthwise_job *j, size_t unit)
                 .rows = end - first,
                 .out = out + at,
             },
+        .blocks = blocks,
+        .in_block = j->in.block,
+        .out_block = j->out.block,
         .weights = s->weights + block * s->taps * lanes,
         .bias = s->bias + block * lanes,
         .residual = j->residual ? j->residual + image * j->residual_map.image + at : NULL,
         .act = s->act,
     };
     j->kernels->depthwise.fn(&d);
-    blocked_clear_gaps(&j->out, out, block, 1, first, end);
+    blocked_clear_gaps(&j->out, out, block, blocks, first, end);
     if (block == 0 && first == 0)
         blocked_clear_lead(&j->out, out);
 }
 
 static void run_units(void *ctx, size_t begin, size_t end)
 {
-    for (size_t unit = begin; unit < end; unit++)
-        run_unit(ctx, unit);
+    const struct depthwise_job *j = ctx;
+    size_t blocks;
+    for (size_t unit = begin; unit < end; unit += blocks) {
+        const size_t block = unit / j->chunks % j->out.blocks;
+        const size_t rest = unit / j->chunks / j->out.blocks;
+        blocks = j->chunks == 1 ? min_size(j->out.blocks - block, end - unit) : 1;
+        run_blocks(j, rest / j->zones, rest % j->zones, block, blocks, unit % j->chunks);
+    }
 }
 
 static void depthwise_run(const struct op_run *r)

@@ -207,6 +207,7 @@ static void run(const struct kernels *k, enum what what, const struct bench *b, 
     if (what == DEPTHWISE) {
         const struct kernel_depthwise d = {
             .window = window_of(b, first, rows),
+            .blocks = 1,
             .weights = b->weights.data,
             .bias = b->bias.data,
             .residual = residual ? b->residual.data : NULL,
@@ -310,32 +311,94 @@ LEVELS(pool, windows)
 
 /* Which rows a call computes changes no bit, nor does where a tile begins: a row of a wide map that
  * repeats gives outputs that repeat. */
-LEVELS(depthwise, same_bits)
+static void check_bits(const struct kernels *k, const struct window_case *c)
 {
-    struct kernels kernels;
-    init_or_skip(&kernels, *level);
-    const struct window_case c = {9, 43, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false};
-    struct bench b = bench_create(&c, kernels.lanes, true, true);
+    struct bench b = bench_create(c, k->lanes, true, true);
     const struct kernel_act none = {KERNEL_ACT_NONE, 0, 0};
-    run(&kernels, DEPTHWISE, &b, 0, b.out_h, false, &none);
+    run(k, DEPTHWISE, &b, 0, b.out_h, false, &none);
     struct guarded whole = guarded_floats(b.out.count, true);
     memcpy(whole.data, b.out.data, b.out.count * sizeof(float));
     for (size_t y = 0; y < b.out_h; y++) {
-        run(&kernels, DEPTHWISE, &b, y, 1, false, &none);
+        run(k, DEPTHWISE, &b, y, 1, false, &none);
         cr_assert_arr_eq(b.out.data + y * b.out_row, whole.data + y * b.out_row,
                          b.out_w * b.lanes * sizeof(float), "row %zu", y);
     }
     float *in = b.in.data + b.gap * b.lanes;
-    for (size_t y = 0; y < c.height; y++)
-        for (size_t i = b.lanes; i < c.width * b.lanes; i++)
+    for (size_t y = 0; y < c->height; y++)
+        for (size_t i = b.lanes; i < c->width * b.lanes; i++)
             in[y * b.in_row + i] = in[y * b.in_row + i % b.lanes];
-    run(&kernels, DEPTHWISE, &b, 0, b.out_h, false, &none);
-    for (size_t x = 2; x + 1 < b.out_w; x++)
+    run(k, DEPTHWISE, &b, 0, b.out_h, false, &none);
+    const size_t edge = c->kernel_w / 2 + 1; /* outputs there may see padding */
+    for (size_t x = edge; x + edge < b.out_w; x++)
         for (size_t y = 0; y < b.out_h; y++)
             cr_assert_arr_eq(b.out.data + y * b.out_row + x * b.lanes,
-                             b.out.data + y * b.out_row + b.lanes, b.lanes * sizeof(float),
+                             b.out.data + y * b.out_row + edge * b.lanes, b.lanes * sizeof(float),
                              "row %zu, pixel %zu", y, x);
     guarded_free(&whole);
+    bench_free(&b);
+}
+
+LEVELS(depthwise, same_bits)
+{
+    struct kernels kernels;
+    init_or_skip(&kernels, *level);
+    static const struct window_case wide[] = {{9, 43, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false},
+                                              {9, 61, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, false},
+                                              {8, 43, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2, false},
+                                              {9, 43, 7, 7, 1, 1, 1, 1, 3, 3, 3, 3, false},
+                                              {6, 43, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2, false}};
+    for (size_t i = 0; i < sizeof wide / sizeof *wide; i++)
+        check_bits(&kernels, &wide[i]);
+}
+
+/* Several blocks in one call are as each in its own. */
+LEVELS(depthwise, blocks)
+{
+    enum { BLOCKS = 3 };
+    struct kernels k;
+    init_or_skip(&k, *level);
+    const struct window_case c = {7, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, false};
+    struct bench b = bench_create(&c, k.lanes, true, false);
+    const size_t in_block = c.height * b.in_row, out_block = b.out_h * b.out_row;
+    const size_t taps = 9 * k.lanes;
+    struct guarded in = guarded_floats(b.gap * k.lanes + BLOCKS * in_block, true);
+    struct guarded weights = guarded_floats(BLOCKS * taps, true);
+    struct guarded bias = guarded_floats(BLOCKS * k.lanes, true);
+    struct guarded residual = guarded_floats(BLOCKS * out_block - b.out_gap * k.lanes, true);
+    struct guarded out = guarded_floats(residual.count, true);
+    uint32_t state = 5;
+    fill(&in, &state);
+    fill(&weights, &state);
+    fill(&bias, &state);
+    fill(&residual, &state);
+    struct kernel_depthwise d = {.window = window_of(&b, 0, b.out_h),
+                                 .blocks = BLOCKS,
+                                 .in_block = in_block,
+                                 .out_block = out_block,
+                                 .weights = weights.data,
+                                 .bias = bias.data,
+                                 .residual = residual.data,
+                                 .act = {KERNEL_ACT_SWISH, 1, 0}};
+    d.window.in = in.data + b.gap * k.lanes;
+    d.window.out = out.data;
+    k.depthwise.fn(&d);
+    for (size_t i = 0; i < BLOCKS; i++) {
+        d.window.in = in.data + b.gap * k.lanes + i * in_block;
+        d.window.out = b.out.data;
+        d.blocks = 1;
+        d.weights = weights.data + i * taps;
+        d.bias = bias.data + i * k.lanes;
+        d.residual = residual.data + i * out_block;
+        k.depthwise.fn(&d);
+        for (size_t y = 0; y < b.out_h; y++)
+            cr_assert_arr_eq(out.data + i * out_block + y * b.out_row, b.out.data + y * b.out_row,
+                             b.out_w * k.lanes * sizeof(float), "block %zu, row %zu", i, y);
+    }
+    guarded_free(&in);
+    guarded_free(&weights);
+    guarded_free(&bias);
+    guarded_free(&residual);
+    guarded_free(&out);
     bench_free(&b);
 }
 
