@@ -122,6 +122,9 @@ $B/engine/kernels/%_avx2.o:   FLAGS_FILE := -mavx2 -mfma -O3
 $B/engine/kernels/%_avx512.o: FLAGS_FILE := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512 -O3
 $B/engine/kernels/%_c.o $B/engine/ops/%.o: FLAGS_FILE := -O3
 $B/engine/train/%.o:          FLAGS_FILE := -O3
+# A convolution's tile needs all vector registers and most others: these two passes of GCC's would
+# keep sums of offsets beside it, and spill them around every few multiply-adds.
+$B/engine/kernels/conv_%.o: FLAGS_TILES := -fno-tree-pre -fno-tree-loop-im -Wno-ignored-optimization-argument
 # stb_image is not ours to warn about. Where its gate should have overlooked something, the checks
 # for bounds and overflow end the decoding (stb.c says how); a sanitizer's build keeps its own, but
 # for the shifts and sums that stb_image lets run over on purpose.
@@ -133,7 +136,7 @@ $B/server/resize.o: FLAGS_FILE := -O3
 $B/%.o: %.c $(MAKEFILE_LIST)
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) $(FLAGS_FILE) -c -o $@ $<
+	$(Q)$(CC) $(ALL_CFLAGS) $(FLAGS_FILE) $(FLAGS_TILES) -c -o $@ $<
 
 $B/%.o: %.S $(MAKEFILE_LIST)
 	$(call say,AS,$<)

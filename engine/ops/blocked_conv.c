@@ -107,17 +107,17 @@ static bool choose_form(const struct op_node *node, const struct op_value *out, 
 
 /*
  * Cycles of one step (one input of one tap) of a tile of m pixels and v vectors: two multiply-adds
- * a cycle, as many loads at best and five in three cycles as measured, a latency of four cycles,
- * and weights from the second-level cache at some 24 bytes a cycle when a group has more of them
- * than the first-level cache holds.
+ * a cycle, as many loads at best and five in three cycles as measured, a latency of four cycles;
+ * and instructions, of which no more than some 2.8 a cycle begin while the core has a second thread
+ * to serve, as it mostly does where machines are shared (a loop of nothing was measured).
  */
-static double step_cost(size_t m, size_t v, size_t lanes, bool far)
+static double step_cost(size_t m, size_t v)
 {
     const double work = (double)(m * v) / 2, loads = (double)(m + v) * 0.6;
-    const double weights = far ? (double)(v * lanes * sizeof(float)) / 24 : 0;
+    const double begun = (double)(m * v + m + v + 1) / 2.8;
     double cost = work > loads ? work : loads;
-    if (cost < weights)
-        cost = weights;
+    if (cost < begun)
+        cost = begun;
     return cost < 4 ? 4 : cost;
 }
 
@@ -127,9 +127,8 @@ static double row_cost(const struct kernels *k, size_t pixels, size_t v, size_t 
 {
     const size_t tiles = round_up_div(pixels, k->conv.max_pixels[v]);
     const size_t m = pixels / tiles, wider = pixels % tiles;
-    const bool far = steps * v * k->lanes * sizeof(float) > ((size_t)24 << 10);
-    return (double)steps * ((double)wider * step_cost(m + 1, v, k->lanes, far) +
-                            (double)(tiles - wider) * step_cost(m, v, k->lanes, far)) +
+    return (double)steps *
+               ((double)wider * step_cost(m + 1, v) + (double)(tiles - wider) * step_cost(m, v)) +
            (double)(tiles * 24 + pixels * v * 2);
 }
 
