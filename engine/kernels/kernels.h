@@ -74,7 +74,7 @@ struct kernels {
             const char *name;
         } by_4, by_2; /* F(4x4, 3x3), F(2x2, 3x3) */
         kernel_winograd_product_fn product;
-        unsigned vectors; /* of a group of output channels; the last may have one more or less */
+        unsigned vectors; /* of a group of output channels, at most */
     } winograd;
     struct {
         kernel_depthwise_fn fn;

@@ -24,7 +24,7 @@
 #include <stddef.h>
 
 #define KERNEL_WINOGRAD_MAX_ELEMENTS 36
-#define KERNEL_WINOGRAD_MAX_VECTORS  3
+#define KERNEL_WINOGRAD_MAX_VECTORS  4
 
 /*
  * Element i * e + j of B d B' of tile t (counted from first_tile), block b goes to

@@ -3,7 +3,7 @@
 #include "engine/kernels/vec_avx512.h"
 #include "engine/kernels/vmath.inc"
 
-#define WINOGRAD_MOST(v) ((v) == 3 ? 8 : (v) == 2 ? 12 : 12)
+#define WINOGRAD_MOST(v) ((v) == 4 ? 6 : (v) == 3 ? 9 : 12)
 /* clang-format off */
 #define WINOGRAD_TILES(X) \
     X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) \
@@ -11,7 +11,8 @@
     X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) \
     X(7, 2) X(8, 2) X(9, 2) X(10, 2) X(11, 2) X(12, 2) \
     X(1, 3) X(2, 3) X(3, 3) X(4, 3) X(5, 3) X(6, 3) \
-    X(7, 3) X(8, 3)
+    X(7, 3) X(8, 3) X(9, 3) \
+    X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) X(6, 4)
 /* clang-format on */
 #define WINOGRAD_NAME(x) cvd_f32_winograd_##x##__avx512
 #include "engine/kernels/winograd.inc"
@@ -19,7 +20,7 @@
 void kernels_init_winograd_avx512(struct kernels *k)
 {
     k->winograd.product = WINOGRAD_NAME(product);
-    k->winograd.vectors = 2;
+    k->winograd.vectors = 4;
     k->winograd.by_4.input = WINOGRAD_NAME(input_4x4);
     k->winograd.by_4.output = WINOGRAD_NAME(output_4x4);
     k->winograd.by_4.name = "cvd_f32_winograd_4x4__avx512";

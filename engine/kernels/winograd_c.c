@@ -3,13 +3,14 @@
 #include "engine/kernels/vec_c.h"
 #include "engine/kernels/vmath.inc"
 
-#define WINOGRAD_MOST(v) ((v) == 3 ? 4 : (v) == 2 ? 6 : 8)
+#define WINOGRAD_MOST(v) ((v) == 4 ? 3 : (v) == 3 ? 4 : (v) == 2 ? 6 : 8)
 /* clang-format off */
 #define WINOGRAD_TILES(X) \
     X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) \
     X(7, 1) X(8, 1) \
     X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) \
-    X(1, 3) X(2, 3) X(3, 3) X(4, 3)
+    X(1, 3) X(2, 3) X(3, 3) X(4, 3) \
+    X(1, 4) X(2, 4) X(3, 4)
 /* clang-format on */
 #define WINOGRAD_NAME(x) cvd_f32_winograd_##x##__c
 #include "engine/kernels/winograd.inc"

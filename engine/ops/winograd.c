@@ -61,9 +61,28 @@ static void transform_filter(unsigned tile, const float *g, double *u)
     }
 }
 
+/* Groups are of nearly equal size. */
+static size_t group_first(const struct winograd *w, size_t group)
+{
+    return group * w->out_blocks / w->groups;
+}
+
 static size_t group_vectors(const struct winograd *w, size_t group)
 {
-    return group + 1 < w->groups ? w->vectors : w->out_blocks - group * w->vectors;
+    return group_first(w, group + 1) - group_first(w, group);
+}
+
+/* Transforms the filters of output channel `o`, whose weights stand `width` floats apart. */
+static void pack_filters(const struct winograd *w, const float *weights, size_t o, float *to,
+                         size_t width)
+{
+    for (size_t i = 0; i < w->in_channels; i++) {
+        double u[KERNEL_WINOGRAD_MAX_ELEMENTS] = {0};
+        if (o < w->out_channels)
+            transform_filter(w->tile, weights + (o * w->in_channels + i) * 9, u);
+        for (size_t x = 0; x < elements_of(w->tile); x++)
+            to[(x * w->in_channels + i) * width] = (float)u[x];
+    }
 }
 
 void winograd_init(struct winograd *w, const struct kernels *kernels, unsigned tile,
@@ -75,9 +94,7 @@ void winograd_init(struct winograd *w, const struct kernels *kernels, unsigned t
     *w = (struct winograd){
         .tile = tile,
         .lanes = (unsigned)lanes,
-        .vectors = kernels->winograd.vectors,
-        .groups =
-            out_blocks > kernels->winograd.vectors ? out_blocks / kernels->winograd.vectors : 1,
+        .groups = round_up_div(out_blocks, kernels->winograd.vectors),
         .in_channels = in_channels,
         .out_channels = out_channels,
         .in_blocks = round_up_div(in_channels, lanes),
@@ -89,18 +106,11 @@ void winograd_init(struct winograd *w, const struct kernels *kernels, unsigned t
     memset(w->bias, 0, out_blocks * lanes * sizeof(float));
     if (bias)
         memcpy(w->bias, bias, out_channels * sizeof(float));
-    for (size_t o = 0; o < out_blocks * lanes; o++) {
-        size_t group = o / lanes / w->vectors;
-        group = group < w->groups ? group : w->groups - 1;
-        const size_t first = group * w->vectors, width = group_vectors(w, group) * lanes;
-        float *to = w->weights + first * lanes * in_channels * elements + (o - first * lanes);
-        for (size_t i = 0; i < in_channels; i++) {
-            double u[KERNEL_WINOGRAD_MAX_ELEMENTS] = {0};
-            if (o < out_channels)
-                transform_filter(tile, weights + (o * in_channels + i) * 9, u);
-            for (size_t x = 0; x < elements; x++)
-                to[(x * in_channels + i) * width] = (float)u[x];
-        }
+    for (size_t g = 0; g < w->groups; g++) {
+        const size_t first = group_first(w, g) * lanes, width = group_vectors(w, g) * lanes;
+        float *to = w->weights + first * in_channels * elements;
+        for (size_t o = 0; o < width; o++)
+            pack_filters(w, weights, first + o, to + o, width);
     }
 }
 
@@ -230,7 +240,7 @@ static void compute_group(const struct winograd_loop *l, size_t first, size_t co
     const struct winograd_job *job = l->job;
     const struct winograd *w = job->w;
     const struct blocked_map *m = &job->out_map;
-    const size_t elements = elements_of(w->tile), block = group * w->vectors;
+    const size_t elements = elements_of(w->tile), block = group_first(w, group);
     const size_t vectors = group_vectors(w, group);
     const struct kernel_winograd_product product = {
         .in = in,

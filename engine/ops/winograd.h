@@ -17,7 +17,6 @@
 struct winograd {
     unsigned tile; /* 4 or 2 outputs on a side */
     unsigned lanes;
-    unsigned vectors; /* of a group of output channels; the last may have one more or less */
     size_t in_channels, out_channels;
     size_t in_blocks, out_blocks, groups;
     float *weights; /* [group][element][in_channels][vectors of the group * lanes] */

@@ -103,6 +103,10 @@ LEVELS(winograd, products)
         for (size_t tiles = 1; tiles <= 27; tiles++)
             for (size_t v = 1; v <= KERNEL_WINOGRAD_MAX_VECTORS; v++)
                 check_product(&k, channels[c], tiles, v, tiles & 1);
+    /* sums cut into pieces */
+    for (size_t tiles = 1; tiles <= 27; tiles += 13)
+        for (size_t v = 1; v <= KERNEL_WINOGRAD_MAX_VECTORS; v++)
+            check_product(&k, 1600 / k.lanes + 401, tiles, v, tiles & 1);
 }
 
 /* ---- the whole convolution ---- */
