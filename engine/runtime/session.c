@@ -26,6 +26,10 @@
 /* Most bytes that a step of a share may read and write beyond that. */
 #define SHARE_BYTES ((size_t)64 << 20)
 
+/* Multiply-adds of an image, some 50 microseconds, that make it worth keeping other workers awake
+ * for: of smaller ones no operator shares its work. */
+#define SHARED_MACS 5000000u
+
 /* Slots begin on pages of their own. */
 #define PAGE_BYTES ((size_t)4096)
 
@@ -50,6 +54,7 @@ struct cvd_session {
     const struct plan *plan;
     int64_t max_batch;
     bool shares;             /* whether batches may be cut */
+    bool large;              /* whether operators share their work */
     struct plan_batch share; /* the largest */
     unsigned slots;
     size_t ins, outs;                       /* of all steps */
@@ -256,10 +261,14 @@ static enum cvd_status check_batch(const struct plan *plan, int64_t max_batch,
 static enum cvd_status set_up(struct cvd_session *s, struct cvd_error *err)
 {
     const struct plan *plan = s->plan;
+    uint64_t macs = 0;
     for (uint32_t i = 0; i < plan->step_count; i++) {
         s->ins += plan->steps[i].in_count;
         s->outs += plan->steps[i].out_count;
+        macs +=
+            plan->steps[i].prepared.macs < SHARED_MACS ? plan->steps[i].prepared.macs : SHARED_MACS;
     }
+    s->large = macs >= SHARED_MACS;
     s->offsets = mem_alloc(plan->buffer_count * sizeof(*s->offsets));
     if (s->offsets == NULL)
         return no_memory(err, s->max_batch);
@@ -551,7 +560,11 @@ enum cvd_status cvd_session_run(struct cvd_session *session, int64_t batch,
         share_times(session, run.shares);
     } else {
         uint64_t mode = cpu_denormals_flush();
+        if (session->large)
+            tpool_begin_loops(pool);
         slot_run(&run, 0, pool, 0, batch);
+        if (session->large)
+            tpool_end_loops(pool);
         cpu_denormals_restore(mode);
     }
     return CVD_STATUS_OK;

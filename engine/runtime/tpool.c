@@ -22,10 +22,21 @@
 #include <string.h>
 #include <time.h>
 
-/* Waking a parked thread takes about 20 us: spinning longer than that costs more than it saves. */
-#define SPIN_NS          15000u
+/* Waking a parked thread takes 20 us and more: spinning much longer than that costs more than it
+ * saves, unless work is sure to come. */
+#define SPIN_NS 15000u
+/* The same while loops follow each other: longer than the steps of a network that are not shared
+ * out, so that a worker who had a part in the last loop is there for the next. */
+#define LOOPS_SPIN_NS 1000000u
+/* A caller's for helpers to end the parts that they are busy with. */
+#define WAIT_SPIN_NS 1000000u
+/* Spinning threads yield the CPU after so much, in case that whom they wait for needs it. A yield
+ * takes as long as it takes to begin a loop, so not before. */
+#define YIELD_NS         5000u
 #define WORKER_STACK     (1u << 20)
 #define CACHE_LINE_BYTES 64
+/* Looks between two at the clock. */
+#define SPINS 16
 /* Of a loop at most; further threads share them. */
 #define LOOP_RANGES 16
 
@@ -67,12 +78,15 @@ struct tpool {
     _Alignas(CACHE_LINE_BYTES) atomic_uint epoch; /* written under the lock */
     _Alignas(CACHE_LINE_BYTES) atomic_uint busy;  /* workers in a job or a loop */
     atomic_size_t queued;                         /* jobs; written under the lock */
+    atomic_uint loop_runs;                        /* tpool_begin_loops() without their end */
+    atomic_uint others;                           /* of these: not on workers */
     pthread_t workers[];
 };
 
 /* Whether this thread is inside a part of some loop: loops within loops run alone. It belongs to
  * the thread, not to a pool, so that no lookup is needed. */
 static _Thread_local bool inside_part;
+static _Thread_local bool is_worker; /* of some pool */
 
 static uint64_t now_ns(void)
 {
@@ -156,14 +170,18 @@ static void loop_wait(struct tpool *pool, struct loop *loop)
 {
     if (atomic_load_explicit(&loop->helpers, memory_order_acquire) == 0)
         return;
-    uint64_t deadline = now_ns() + SPIN_NS;
+    const uint64_t begin = now_ns();
+    uint64_t time = begin;
     do {
-        for (int i = 0; i < 16; i++) {
+        for (int i = 0; i < SPINS; i++) {
             if (atomic_load_explicit(&loop->helpers, memory_order_acquire) == 0)
                 return;
             cpu_pause();
         }
-    } while (now_ns() < deadline);
+        if (time - begin > YIELD_NS)
+            sched_yield();
+        time = now_ns();
+    } while (time - begin < WAIT_SPIN_NS);
 
     pthread_mutex_lock(&pool->lock);
     atomic_fetch_or_explicit(&loop->helpers, CALLER_PARKED, memory_order_acq_rel);
@@ -191,25 +209,47 @@ static void announce(struct tpool *pool, size_t wanted)
         pthread_cond_signal(&pool->work);
 }
 
-/* Waits for news, awake until `deadline`, then asleep. pool.lock is held on entry and on return.
- * Returns whether the worker has slept. */
-static bool await_work(struct tpool *pool, uint64_t deadline)
+/* Looks for news until a worker that has had nothing to do since `begin` has been awake for so
+ * long; with `looping` only while loops are to come. */
+static bool spin(const struct tpool *pool, unsigned seen, uint64_t begin, uint64_t limit_ns,
+                 bool looping)
+{
+    uint64_t idle_ns = 0;
+    do {
+        for (int i = 0; i < SPINS; i++) {
+            if (atomic_load_explicit(&pool->epoch, memory_order_relaxed) != seen)
+                return true;
+            cpu_pause();
+        }
+        if (idle_ns > YIELD_NS)
+            sched_yield();
+        idle_ns = now_ns() - begin;
+    } while (idle_ns < limit_ns &&
+             (!looping || atomic_load_explicit(&pool->loop_runs, memory_order_relaxed) > 0));
+    return false;
+}
+
+/* Whether those who are awake are as many as the pool has workers at most, with callers from
+ * outside: more would be in each other's way. pool.lock is held. */
+static bool may_stay_awake(const struct tpool *pool)
+{
+    return pool->parked >= atomic_load_explicit(&pool->others, memory_order_relaxed);
+}
+
+/* Waits for news, for a while since `begin` awake, then asleep. pool.lock is held on entry and on
+ * return. Returns whether the worker has slept. */
+static bool await_work(struct tpool *pool, uint64_t begin)
 {
     unsigned seen = atomic_load_explicit(&pool->epoch, memory_order_relaxed);
     pthread_mutex_unlock(&pool->lock);
-    do {
-        for (int i = 0; i < 16; i++) {
-            if (atomic_load_explicit(&pool->epoch, memory_order_relaxed) != seen) {
-                pthread_mutex_lock(&pool->lock);
-                return false;
-            }
-            cpu_pause();
-        }
-        sched_yield(); /* to whoever has work: more threads than CPUs must not wait for a spin */
-    } while (now_ns() < deadline);
-
+    bool news = spin(pool, seen, begin, SPIN_NS, false);
     pthread_mutex_lock(&pool->lock);
-    if (atomic_load_explicit(&pool->epoch, memory_order_relaxed) != seen)
+    if (!news && may_stay_awake(pool)) {
+        pthread_mutex_unlock(&pool->lock);
+        news = spin(pool, seen, begin, LOOPS_SPIN_NS, true);
+        pthread_mutex_lock(&pool->lock);
+    }
+    if (news || atomic_load_explicit(&pool->epoch, memory_order_relaxed) != seen)
         return false;
     pool->parked++;
     do
@@ -275,20 +315,21 @@ static bool do_work(struct tpool *pool)
 static void *worker_main(void *arg)
 {
     struct tpool *pool = arg;
+    is_worker = true;
     cpu_denormals_flush();
-    uint64_t deadline = 0;
+    uint64_t idle_since = 0;
     pthread_mutex_lock(&pool->lock);
     for (;;) {
         /* News that others were faster to take do not prolong the spinning. */
         if (do_work(pool))
-            deadline = 0;
+            idle_since = 0;
         else if (pool->stop)
             break;
         else {
-            if (deadline == 0)
-                deadline = now_ns() + SPIN_NS;
-            if (await_work(pool, deadline))
-                deadline = 0;
+            if (idle_since == 0)
+                idle_since = now_ns();
+            if (await_work(pool, idle_since))
+                idle_since = 0;
         }
     }
     pthread_mutex_unlock(&pool->lock);
@@ -348,6 +389,8 @@ enum cvd_status tpool_create(unsigned threads, struct tpool **out, struct cvd_er
     atomic_init(&pool->epoch, 0);
     atomic_init(&pool->busy, 0);
     atomic_init(&pool->queued, 0);
+    atomic_init(&pool->loop_runs, 0);
+    atomic_init(&pool->others, 0);
     /* Adaptive: the lock is held so briefly that sleeping for it is never worth while. */
     pthread_mutexattr_t attr;
     pthread_mutexattr_init(&attr);
@@ -433,6 +476,20 @@ static void loop_close(struct tpool *pool, struct loop *loop)
     else
         loop->after->before = loop->before;
     pthread_mutex_unlock(&pool->lock);
+}
+
+void tpool_begin_loops(struct tpool *pool)
+{
+    if (!is_worker)
+        atomic_fetch_add_explicit(&pool->others, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pool->loop_runs, 1, memory_order_relaxed);
+}
+
+void tpool_end_loops(struct tpool *pool)
+{
+    atomic_fetch_sub_explicit(&pool->loop_runs, 1, memory_order_relaxed);
+    if (!is_worker)
+        atomic_fetch_sub_explicit(&pool->others, 1, memory_order_relaxed);
 }
 
 void tpool_for(struct tpool *pool, size_t parts, tpool_part_fn fn, void *ctx)

@@ -5,6 +5,7 @@
  * parts to workers that are idle at that moment and works through them itself; so a loop costs
  * nothing extra when everybody is busy, and a lone image spreads over the machine. An idle worker
  * spins for a few microseconds before it parks: waking a parked one costs more than a small layer.
+ * Who is going to run one loop after another says so, and then workers that take part stay awake.
  */
 #ifndef CONVD_RUNTIME_TPOOL_H
 #define CONVD_RUNTIME_TPOOL_H
@@ -39,5 +40,10 @@ void tpool_submit_next(struct tpool *pool, struct cvd_job *job);
  */
 typedef void (*tpool_part_fn)(void *ctx, size_t part, unsigned slot);
 void tpool_for(struct tpool *pool, size_t parts, tpool_part_fn fn, void *ctx);
+
+/* Between these two calls, on the same thread, loops are going to follow each other: workers wait
+ * for the next one awake rather than sleep, for far longer than otherwise. */
+void tpool_begin_loops(struct tpool *pool);
+void tpool_end_loops(struct tpool *pool);
 
 #endif

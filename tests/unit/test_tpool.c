@@ -485,6 +485,21 @@ Test(tpool, an_idle_pool_sleeps)
     tpool_destroy(pool);
 }
 
+Test(tpool, loops_to_come_keep_nobody_awake_for_ever)
+{
+    struct tpool *pool = make_pool(2);
+    tpool_begin_loops(pool);
+    cr_assert_eq(run_loop(pool, 2, 100, false), 0);
+    wait_ns(50000000);
+    struct timespec a, b;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
+    wait_ns(200000000);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
+    tpool_end_loops(pool);
+    cr_assert_lt((b.tv_sec - a.tv_sec) * 1000000000L + (b.tv_nsec - a.tv_nsec), 20000000L);
+    tpool_destroy(pool);
+}
+
 Test(tpool, failure_to_start_is_reported)
 {
     struct tpool *pool = NULL;
