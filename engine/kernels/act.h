@@ -17,12 +17,12 @@ enum kernel_act_kind {
     KERNEL_ACT_LEAKY,        /* x < 0 ? alpha * x : x */
     KERNEL_ACT_HARD_SIGMOID, /* alpha * x + beta clipped to 0 … 1 */
     KERNEL_ACT_HARD_SWISH,   /* x * (alpha * x + beta clipped to 0 … 1) */
-    KERNEL_ACT_SIGMOID,      /* 1 / (1 + exp(-x)): 6e-7 */
+    KERNEL_ACT_SIGMOID,      /* 1 / (1 + exp(-x)): 3e-7, + 1.2e-7 * |x| where x < 0 */
     KERNEL_ACT_TANH,         /* 5e-7 */
-    KERNEL_ACT_SWISH,        /* x / (1 + exp(-alpha * x)): 5e-7 + 1.2e-7 * |alpha * x| */
-    KERNEL_ACT_GELU,         /* x * (1 + erf(alpha * x)) / 2, alpha = sqrt(1/2):
-                                1e-6 + 1.2e-7 * x * x where x < 0 */
-    KERNEL_ACT_MISH,         /* x * tanh(log(1 + exp(x))): 8e-7 */
+    KERNEL_ACT_SWISH,        /* x / (1 + exp(-alpha * x)): 3e-7 + 1.2e-7 * |alpha * x| */
+    KERNEL_ACT_GELU,         /* x * (1 + erf(alpha * x)) / 2, alpha = sqrt(1/2): 1e-6, and where
+                                x < 0 an absolute error of 1.5e-7 * min(|x|, 1) besides */
+    KERNEL_ACT_MISH,         /* x * tanh(log(1 + exp(x))): 4e-7, + 1.2e-7 * |x| where x < 0 */
     KERNEL_ACT_EXP,          /* 4e-7 */
     KERNEL_ACT_KINDS
 };

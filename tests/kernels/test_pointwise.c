@@ -67,7 +67,7 @@ static double exact(const struct kernel_act *a, double x)
 }
 
 /* The relative error that act.h allows. The two hard ones round a sum, which may cancel: that is
- * an absolute error. */
+ * an absolute error, as is one of Gelu's. */
 static double allowed(const struct kernel_act *a, double x)
 {
     switch (a->kind) {
@@ -75,15 +75,15 @@ static double allowed(const struct kernel_act *a, double x)
     case KERNEL_ACT_CLIP:
         return 0;
     case KERNEL_ACT_SIGMOID:
-        return 6e-7;
+        return 3e-7 + 1.2e-7 * fmax(-x, 0);
     case KERNEL_ACT_SWISH:
-        return 5e-7 + 1.2e-7 * fabs((double)a->alpha * x);
+        return 3e-7 + 1.2e-7 * fabs((double)a->alpha * x);
     case KERNEL_ACT_GELU:
-        return x < 0 ? 1e-6 + 1.2e-7 * x * x : 1e-6;
+        return 1e-6;
     case KERNEL_ACT_TANH:
         return 5e-7;
     case KERNEL_ACT_MISH:
-        return 8e-7;
+        return 4e-7 + 1.2e-7 * fmax(-x, 0);
     case KERNEL_ACT_EXP:
         return 4e-7;
     default:
@@ -98,6 +98,8 @@ static double slack(const struct kernel_act *a, double x)
         return 1.2e-7;
     case KERNEL_ACT_HARD_SWISH:
         return 1.2e-7 * fabs(x);
+    case KERNEL_ACT_GELU:
+        return x < 0 ? 1.5e-7 * fmin(-x, 1) : 1e-37;
     default:
         return a->kind >= KERNEL_ACT_SIGMOID ? 1e-37 * (1 + fmin(fabs(x), 100)) : 0;
     }
