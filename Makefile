@@ -117,10 +117,14 @@ $B/%.a:
 	$(Q)$(AR) rcs $@.$$$$ $^ && mv -f $@.$$$$ $@
 
 # ---------------------------------------------------------------- compilation
-# Instruction sets are enabled by file name, never for the whole program.
-$B/engine/kernels/%_avx2.o:   FLAGS_FILE := -mavx2 -mfma -O3
-$B/engine/kernels/%_avx512.o: FLAGS_FILE := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512 -O3
-$B/engine/kernels/%_c.o $B/engine/ops/%.o: FLAGS_FILE := -O3
+# Instruction sets are enabled by file name, never for the whole program. Fuzzed kernels are neither
+# instrumented nor optimized: clang would take minutes for each of these files, and what they read
+# and write is held by the guard pages of tests/kernels.
+FLAGS_KERNEL := -O3 $(if $(FUZZING),-O1 -fno-sanitize=all)
+$B/engine/kernels/%_avx2.o:   FLAGS_FILE := -mavx2 -mfma $(FLAGS_KERNEL)
+$B/engine/kernels/%_avx512.o: FLAGS_FILE := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512 $(FLAGS_KERNEL)
+$B/engine/kernels/%_c.o:      FLAGS_FILE := $(FLAGS_KERNEL)
+$B/engine/ops/%.o:            FLAGS_FILE := -O3
 $B/engine/train/%.o:          FLAGS_FILE := -O3
 # A convolution's tile needs all vector registers and most others: these two passes of GCC's would
 # keep sums of offsets beside it, and spill them around every few multiply-adds.
@@ -206,16 +210,21 @@ test-fuzz: test-build
 	$(Q)CONVD_BIN=$B/convd ALLOC_HOOK=$(alloc_hook) SANITIZER=$(SANITIZER) tests/run.sh $(replay_bin)
 
 ## fuzz           build libFuzzer targets in build/fuzz (needs clang; run: build/fuzz/fuzz_X tests/fuzz/corpus/X)
-fuzz: $(fuzz_bin)
-FUZZ_FLAGS := -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined
-build/fuzz/%: tests/fuzz/%.c $(engine_src) $(server_src)
-	$(call say,FUZZ,$@)
+# One make of its own for all of them, which sets FUZZING: it compiles everything in another way.
+ifeq ($(FUZZING),)
+FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -U_FORTIFY_SOURCE
+make_fuzz = $(Q)$(MAKE) --no-print-directory CC=clang OPT=-O1 CFLAGS="$(FUZZ_FLAGS)" FUZZING=1
+.PHONY: $(fuzz_bin)
+fuzz:
+	$(make_fuzz) $(fuzz_bin)
+$(fuzz_bin):
+	$(make_fuzz) $@
+else
+$(fuzz_bin): build/fuzz/%: $B/tests/fuzz/%.o $B/libserver.a $B/libconvd.a
+	$(call say,LINK,$@)
 	@mkdir -p $(@D)
-	$(Q)$(MAKE) --no-print-directory CC=clang OPT=-O1 CFLAGS="-fsanitize=fuzzer-no-link,address,undefined" LDFLAGS="$(FUZZ_FLAGS)" fuzz-libs Q=$(Q)
-	$(Q)clang $(FUZZ_FLAGS) -std=gnu11 -D_GNU_SOURCE -Iinclude -I. -o $@ $< build/fuzz/libserver.a build/fuzz/libconvd.a $(LIBS)
-.PHONY: fuzz-libs
-fuzz-libs: $B/libserver.a $B/libconvd.a
-	@mkdir -p build/fuzz && cp $^ build/fuzz/
+	$(Q)$(CC) $(ALL_LDFLAGS) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+endif
 
 ## lint           style, layering, sizes, formatting
 lint:
