@@ -7,10 +7,10 @@
  */
 #include "server/config.h"
 
+#include "server/file.h"
 #include "server/strict_json.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -412,38 +412,30 @@ static void file_error(struct loader *l, const char *path, const char *text)
     l->error_count++;
 }
 
-/* The parsed file or NULL, the error reported. */
-/* Whether the file holds options; strict_json_free() in any case. */
+/* Whether the file holds options, else why not is reported; strict_json_free() in any case. */
 static bool file_open(struct loader *l, const char *path, struct strict_json *doc)
 {
-    char reason[512];
-    bool good = false;
-    FILE *file = fopen(path, "re");
-    char *text = file ? malloc(MAX_FILE_BYTES) : NULL;
+    struct cvd_error err;
+    char reason[512], *text;
+    size_t len;
 
     *doc = (struct strict_json){.root = NULL};
-    if (!file || !text) {
-        file_error(l, path, strerror(errno));
-        goto done;
+    if (file_read(path, false, MAX_FILE_BYTES, &text, &len, &err) != CVD_STATUS_OK) {
+        fprintf(l->errors, "convd: %s\n", err.message);
+        l->error_count++;
+        return false;
     }
-    size_t len = fread(text, 1, MAX_FILE_BYTES, file);
-    if (ferror(file)) {
-        file_error(l, path, strerror(errno));
-    } else if (len == MAX_FILE_BYTES) {
-        file_error(l, path, "a configuration file must be smaller than 1 MiB");
-    } else if (!strict_json_read(doc, text, len)) {
+    const bool json = strict_json_read(doc, text, len);
+    free(text);
+    if (!json) {
         snprintf(reason, sizeof reason, "line %d: %s", doc->fault.line, doc->fault.text);
         file_error(l, path, doc->no_memory ? "no memory" : reason);
     } else if (!json_is_object(doc->root)) {
         file_error(l, path, "should be one JSON object of options");
     } else {
-        good = true;
+        return true;
     }
-done:
-    free(text);
-    if (file)
-        fclose(file);
-    return good;
+    return false;
 }
 
 static void read_file(struct loader *l, const char *path)

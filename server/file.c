@@ -47,12 +47,13 @@ static enum cvd_status read_all(int fd, const char *name, size_t room, size_t ma
     return CVD_STATUS_OK;
 }
 
-enum cvd_status file_read(const char *path, bool dash, size_t max_bytes, char **bytes, size_t *len,
-                          struct cvd_error *err)
+enum cvd_status file_read(const char *path, bool streams, size_t max_bytes, char **bytes,
+                          size_t *len, struct cvd_error *err)
 {
-    if (dash && strcmp(path, "-") == 0)
+    if (streams && strcmp(path, "-") == 0)
         return read_all(STDIN_FILENO, "standard input", 65536, max_bytes, bytes, len, err);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    /* O_NONBLOCK: opening a pipe nobody writes to would wait for ever. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | (streams ? 0 : O_NONBLOCK));
     struct stat st;
     if (fd < 0 || fstat(fd, &st) != 0) {
         int code = errno;
@@ -60,12 +61,22 @@ enum cvd_status file_read(const char *path, bool dash, size_t max_bytes, char **
             close(fd);
         return cvd_error_set(err, CVD_STATUS_IO, "%s: %s", path, strerror(code));
     }
+    const bool regular = S_ISREG(st.st_mode);
     enum cvd_status status;
-    if (S_ISREG(st.st_mode) && (uint64_t)st.st_size > max_bytes)
+    if (!regular && !streams)
+        status = cvd_error_set(err, CVD_STATUS_IO, "%s: %s", path,
+                               S_ISDIR(st.st_mode) ? strerror(EISDIR) : "not a regular file");
+    else if (regular && (uint64_t)st.st_size > max_bytes)
         status = cvd_error_set(err, CVD_STATUS_IO, "%s: larger than %zu bytes", path, max_bytes);
     else /* one byte more than the size, so that the end is seen without growing */
-        status = read_all(fd, path, S_ISREG(st.st_mode) ? (size_t)st.st_size + 1 : 65536, max_bytes,
-                          bytes, len, err);
+        status = read_all(fd, path, regular ? (size_t)st.st_size + 1 : 65536, max_bytes, bytes, len,
+                          err);
     close(fd);
     return status;
+}
+
+bool file_exists(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0 || (errno != ENOENT && errno != ENOTDIR);
 }

@@ -5,6 +5,7 @@
  * Entries whose name begins with a dot are not ours: a mounted Kubernetes volume keeps its data in
  * "..data" and shows it through links.
  */
+#include "server/file.h"
 #include "server/registry_source.h"
 
 #include <dirent.h>
@@ -32,12 +33,6 @@ static bool is_folder(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
-static bool is_regular(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
 
 static int visible(const struct dirent *e)
@@ -99,7 +94,7 @@ static bool find_versions(struct folder_model *fm, const char *path, const char 
         if (good && version_is_good(entries[i]->d_name)) {
             if (asprintf(&file, "%s/%s/model.onnx", path, entries[i]->d_name) < 0)
                 good = false;
-            else if (is_regular(file))
+            else if (file_exists(file))
                 good = add_source(fm, name, entries[i]->d_name, file, path);
             else
                 free(file);
@@ -110,7 +105,7 @@ static bool find_versions(struct folder_model *fm, const char *path, const char 
         free(entries);
     if (good && fm->count == 0) {
         char *file = join(path, "model.onnx");
-        if (file && is_regular(file))
+        if (file && file_exists(file))
             good = add_source(fm, name, "1", file, path);
         else
             free(file);
@@ -192,6 +187,42 @@ static void visit_file(const char *folder, const char *path, const char *name,
     folder_model_free(&fm);
 }
 
+/* One entry of the model folder. */
+static void visit(const char *folder, const char *entry, const struct folder_visitor *v)
+{
+    struct stat st;
+    struct cvd_error err;
+    char name[sizeof((struct dirent *)NULL)->d_name];
+    char *path = join(folder, entry);
+    snprintf(name, sizeof name, "%s", entry);
+    size_t len = strlen(name);
+    if (!path) {
+        v->complain(name, "no memory", v->cookie);
+        return;
+    }
+    const bool known = stat(path, &st) == 0;
+    const int why = errno;
+    const bool is_dir = known && S_ISDIR(st.st_mode);
+    const bool is_model = !is_dir && len > 5 && strcmp(name + len - 5, ".onnx") == 0;
+    if (is_model)
+        name[len - 5] = '\0';
+    if (known ? !is_dir && !is_model : !file_exists(path))
+        goto done; /* a README, a checksum; gone meanwhile */
+    if (!known) {
+        cvd_error_set(&err, CVD_STATUS_IO, "%s: %s", path, strerror(why));
+        v->complain(name, err.message, v->cookie);
+    } else if (!name_is_good(name)) {
+        v->complain(name, "not a name for a model: up to 63 letters, digits, '.', '_' and '-'",
+                    v->cookie);
+    } else if (is_model) {
+        visit_file(folder, path, name, v);
+    } else {
+        visit_folder(path, name, v);
+    }
+done:
+    free(path);
+}
+
 enum cvd_status folder_scan(const char *folder, const struct folder_visitor *v,
                             struct cvd_error *err)
 {
@@ -200,25 +231,7 @@ enum cvd_status folder_scan(const char *folder, const struct folder_visitor *v,
     if (n < 0)
         return cvd_error_set(err, CVD_STATUS_IO, "models: %s: %s", folder, strerror(errno));
     for (int i = 0; i < n; i++) {
-        char name[sizeof entries[i]->d_name];
-        char *path = join(folder, entries[i]->d_name);
-        snprintf(name, sizeof name, "%s", entries[i]->d_name);
-        size_t len = strlen(name);
-        bool file = path && !is_folder(path) && len > 5 && strcmp(name + len - 5, ".onnx") == 0;
-        if (file)
-            name[len - 5] = '\0';
-        if (!path)
-            v->complain(name, "no memory", v->cookie);
-        else if (!file && !is_folder(path))
-            ; /* a README, a checksum */
-        else if (!name_is_good(name))
-            v->complain(name, "not a name for a model: up to 63 letters, digits, '.', '_' and '-'",
-                        v->cookie);
-        else if (file)
-            visit_file(folder, path, name, v);
-        else
-            visit_folder(path, name, v);
-        free(path);
+        visit(folder, entries[i]->d_name, v);
         free(entries[i]);
     }
     free(entries);

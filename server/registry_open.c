@@ -7,13 +7,11 @@
 
 #include <convd/session.h>
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define LABELS_MAX_BYTES 16777216u
 #define MAX_SIDE         65536
@@ -84,7 +82,7 @@ static enum cvd_status read_labels(struct registry_model *m, const struct source
     size_t len, count = 0;
     if (source->folder && asprintf(&path, "%s/%s", source->folder, name) < 0)
         return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "no memory");
-    if (path && (settings->labels || access(path, F_OK) == 0)) {
+    if (path && (settings->labels || file_exists(path))) {
         status = file_read(path, false, LABELS_MAX_BYTES, &text, &len, err);
         if (status == CVD_STATUS_OK)
             status = labels_parse_lines(text, len, path, &labels, &count, err);
@@ -217,7 +215,7 @@ static bool exists_in(const char *folder, const char *name)
     char *path;
     if (asprintf(&path, "%s/%s", folder, name) < 0)
         return false;
-    bool found = access(path, F_OK) == 0;
+    bool found = file_exists(path);
     free(path);
     return found;
 }

@@ -9,11 +9,9 @@
 #include "server/registry.h"
 #include "server/strict_json.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define CONFIG_MAX_BYTES 1048576u
 
@@ -280,7 +278,7 @@ enum cvd_status settings_read(const char *folder, struct settings *out, struct c
     enum cvd_status status = CVD_STATUS_OK;
     if (folder && asprintf(&path, "%s/config.json", folder) < 0)
         return no_memory(folder, err);
-    if (!path || (access(path, F_OK) != 0 && errno == ENOENT)) {
+    if (!path || !file_exists(path)) {
         *out = (struct settings){.max_delay_ns = REGISTRY_NO_DELAY};
     } else {
         status = file_read(path, false, CONFIG_MAX_BYTES, &json, &len, err);

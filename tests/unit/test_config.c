@@ -308,6 +308,7 @@ Test(config, file_errors_name_file_and_key)
     }
     EXPECT_ERROR(PARTS("/nowhere/x.json", "No such file"), "--config=/nowhere/x.json");
     EXPECT_ERROR(PARTS("/tmp", "Is a directory"), "--config=/tmp");
+    EXPECT_ERROR(PARTS("/dev/zero", "not a regular file"), "--config=/dev/zero");
 }
 
 Test(config, addresses)

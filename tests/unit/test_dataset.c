@@ -234,6 +234,14 @@ Test(dataset, missing_files)
     cr_expect(strstr(err.message, "is not a folder"), "%s", err.message);
 }
 
+/* Opening one would wait for a writer. */
+Test(dataset, pipes)
+{
+    cr_assert_eq(mkfifo(data_printf("%s/train-images-idx3-ubyte", folder), 0600), 0);
+    put("train-labels-idx1-ubyte", idx_labels, sizeof idx_labels);
+    expect_fails(CVD_STATUS_IO, "train-images-idx3-ubyte: not a regular file");
+}
+
 /* ---- folders of images ---- */
 
 static void put_gray(const char *name, unsigned width, unsigned height, uint8_t ground,
