@@ -105,7 +105,10 @@ static int enter(void)
 static bool more(int fd, size_t *len)
 {
     require(*len < TEXT_BYTES);
-    ssize_t n = recv(fd, text + *len, TEXT_BYTES - *len, 0);
+    ssize_t n;
+    do /* stopped and continued, a wait with a time limit is interrupted */
+        n = recv(fd, text + *len, TEXT_BYTES - *len, 0);
+    while (n < 0 && errno == EINTR);
     require(n >= 0 || errno == ECONNRESET);
     *len += n > 0 ? (size_t)n : 0;
     text[*len] = '\0';
