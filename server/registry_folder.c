@@ -10,6 +10,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -193,13 +194,10 @@ static void visit(const char *folder, const char *entry, const struct folder_vis
     struct stat st;
     struct cvd_error err;
     char name[sizeof((struct dirent *)NULL)->d_name];
-    char *path = join(folder, entry);
+    char path[PATH_MAX + sizeof name]; /* not malloc'ed: without it the model would have no name */
     snprintf(name, sizeof name, "%s", entry);
-    size_t len = strlen(name);
-    if (!path) {
-        v->complain(name, "no memory", v->cookie);
-        return;
-    }
+    snprintf(path, sizeof path, "%.*s/%s", PATH_MAX, folder, entry);
+    const size_t len = strlen(name);
     const bool known = stat(path, &st) == 0;
     const int why = errno;
     const bool is_dir = known && S_ISDIR(st.st_mode);
@@ -207,7 +205,7 @@ static void visit(const char *folder, const char *entry, const struct folder_vis
     if (is_model)
         name[len - 5] = '\0';
     if (known ? !is_dir && !is_model : !file_exists(path))
-        goto done; /* a README, a checksum; gone meanwhile */
+        return; /* a README, a checksum; gone meanwhile */
     if (!known) {
         cvd_error_set(&err, CVD_STATUS_IO, "%s: %s", path, strerror(why));
         v->complain(name, err.message, v->cookie);
@@ -219,8 +217,6 @@ static void visit(const char *folder, const char *entry, const struct folder_vis
     } else {
         visit_folder(path, name, v);
     }
-done:
-    free(path);
 }
 
 enum cvd_status folder_scan(const char *folder, const struct folder_visitor *v,
