@@ -4,6 +4,7 @@
  * CONVD_TEST_LONG=1 makes the test under load last two minutes with a signal every second (give
  * tests/run.sh a TEST_TIMEOUT of 300).
  */
+#include "tests/support/faults.h"
 #include "tests/support/requests.h"
 #include "tests/unit/classifier_model.h"
 
@@ -407,6 +408,51 @@ Test(reload, without_a_folder_nothing_happens)
     cr_expect_eq(logged(s, "\"model loaded\""), 1);
     expect_digit(http_post(s, "/classify", "application/octet-stream", digit_pixels(4), 784), 4, 5,
                  "after a reload");
+    server_stop(s);
+}
+
+/* Each allocation in the whole process fails in turn, once and from then on, from the signal to the
+ * end of the reload: the models go on answering, as before or as they should, and the next reload
+ * puts everything right. */
+Test(reload, without_memory, .timeout = 600)
+{
+    static const char *const ends[] = {PASS, "\"reload: "};
+    struct alloc_hook *hook;
+    put_model("swap.onnx", 'A', 0);
+    make_subfolder("step");
+    make_subfolder("step/1");
+    put_model("step/1/model.onnx", 'A', 0);
+    struct server *s = faults_server_start(
+        (const char *const[]){"--models", folder, "--log-format", "json", "--threads", "1", NULL},
+        &hook);
+    for (int forever = 0; forever < 2; forever++) {
+        unsigned long failed = 1;
+        char letter = 'A';
+        long n = 1;
+        for (; failed > 0; n++) {
+            const char *what = data_printf("allocation %ld%s", n, forever ? " and all after" : "");
+            letter = letter == 'A' ? 'B' : 'A';
+            put_model("swap.onnx", letter, 0);
+            put_model("step/1/model.onnx", letter, 0);
+            cr_assert_eq(ftruncate(s->log_fd, 0), 0); /* or reading it takes most of the time */
+            faults_begin(hook, n, forever);
+            server_signal(s, SIGHUP);
+            for (int ms = 0; logged(s, ends[0]) + logged(s, ends[1]) == 0; ms++) {
+                cr_assert(ms < 10000 * server_slowness(), "%s: the reload does not end:\n%s", what,
+                          server_log_tail(s));
+                pause_ms(1);
+            }
+            failed = faults_end(hook);
+            for (int m = 0; m < MODELS; m++)
+                cr_assert_not_null(strchr("AB", strstr(ask(s, names[m], 0), "label\":\"")[8]), "%s",
+                                   what);
+            reload(s);
+            for (int m = 0; m < MODELS; m++)
+                cr_assert_eq(strstr(ask(s, names[m], 0), "label\":\"")[8], letter, "%s: %s", what,
+                             names[m]);
+        }
+        cr_assert_gt(n, 100);
+    }
     server_stop(s);
 }
 
