@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -127,14 +128,36 @@ Test(lifecycle, loading)
 
 /* ---------------------------------------------------------------- standard error */
 
+/* With it and without the other two, whose numbers must not become those of connections. */
 Test(lifecycle, standard_error_is_closed)
 {
-    struct server *s =
-        server_launch(&(struct server_setup){.port = server_free_port(), .process = {.err = -1}});
+    for (int others = -1; others <= 0; others++) {
+        struct server *s = server_launch(&(struct server_setup){
+            .port = server_free_port(), .process = {.in = others, .out = others, .err = -1}});
+        await(s);
+        for (int i = 0; i < 5; i++)
+            expect_service(s);
+        server_stop(s);
+    }
+}
+
+/* Whoever read the log is gone. */
+Test(lifecycle, standard_error_is_a_broken_pipe)
+{
+    int ends[2];
+    cr_assert(pipe2(ends, O_CLOEXEC) == 0);
+    close(ends[0]);
+    struct server *s = server_launch(
+        &(struct server_setup){.port = server_free_port(), .process = {.err = ends[1]}});
     await(s);
     for (int i = 0; i < 5; i++)
         expect_service(s);
+    double cpu_s = server_cpu_s(s);
+    process_pause_ms(500);
+    cr_expect(server_cpu_s(s) - cpu_s < 0.1 * server_slowness(),
+              "busy with lines that nobody reads");
     server_stop(s);
+    close(ends[1]);
 }
 
 /* Nobody reads the pipe: log lines are lost, requests are not, nor do they wait. */
@@ -205,6 +228,35 @@ Test(lifecycle, sixty_four_descriptors)
     cr_assert(http_metric_wait(s, "process_open_fds", 0, 32, 2));
     expect_service(s);
     server_stop(s);
+}
+
+/* Connections leave what a reload needs. */
+Test(lifecycle, reloaded_with_all_connections_taken)
+{
+    enum { CROWD = 64 };
+    char *folder = data_printf("/tmp/convd-models-XXXXXX");
+    cr_assert(mkdtemp(folder) != NULL);
+    const char *model = data_printf("%s/mine.onnx", folder);
+    cr_assert_eq(system(data_printf("cp %s %s", MODEL, model)), 0);
+    struct server *s = server_launch(&(struct server_setup){
+        .options = (const char *const[]){"--models", folder, "--default-model", "lenet5", NULL},
+        .process = {.prepare = few_descriptors}});
+    server_await(s);
+    struct client *crowd[CROWD];
+    for (int i = 0; i < CROWD; i++)
+        crowd[i] = client_connect(s);
+    process_pause_ms(50);
+    cr_assert(utimensat(AT_FDCWD, model, NULL, 0) == 0);
+    server_signal(s, SIGHUP);
+    cr_assert(server_log_wait(s, "loaded=1 unchanged=1 failed=0", 5 * server_slowness()), "%s",
+              server_log_tail(s));
+    for (int i = 0; i < CROWD; i++)
+        client_close(crowd[i]);
+    cr_assert(http_metric_wait(s, "process_open_fds", 0, 32, 2));
+    expect_service(s);
+    server_stop(s);
+    unlink(model);
+    rmdir(folder);
 }
 
 /* Everything that is mounted becomes read-only, and the user nobody in particular. */
