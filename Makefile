@@ -135,7 +135,7 @@ $B/engine/kernels/conv_%.o $B/engine/kernels/winograd_%.o: FLAGS_TILES := -fno-t
 STB_CHECKS := -fsanitize=bounds,signed-integer-overflow -fno-sanitize-recover=all -DSTB_CATCH_UNDEFINED
 STB_SANITIZED := -fno-sanitize=shift,signed-integer-overflow
 $B/server/stb.o: FLAGS_FILE := -w -ftrivial-auto-var-init=pattern $(STB_FLAGS) $(if $(findstring sanitize,$(CFLAGS))$(SANITIZER),$(STB_SANITIZED),$(STB_CHECKS))
-$B/server/resize.o: FLAGS_FILE := -O3
+$B/server/preprocess.o $B/server/resize.o: FLAGS_FILE := -O3
 
 $B/%.o: %.c $(MAKEFILE_LIST)
 	$(call say,CC,$<)

@@ -239,24 +239,38 @@ static void resized_size(const struct preprocess *p, const struct image *image, 
     *height = (unsigned)new_h;
 }
 
+static uint64_t sum_of(const uint8_t *bytes, size_t count)
+{
+    unsigned sum = 0; /* of a row at most: GATE_MAX_SIDE pixels */
+    for (size_t i = 0; i < count; i++) {
+        sum += bytes[i];
+    }
+    return sum;
+}
+
 /* Whether the border is nearer to the lightest pixel than to the darkest. */
 static bool border_is_light(const struct preprocess *p, const uint8_t *pixels, unsigned channels)
 {
-    unsigned least = 255, most = 0;
-    uint64_t sum = 0, count = 0;
-    for (unsigned y = 0; y < p->height; y++) {
-        for (unsigned x = 0; x < p->width; x++) {
-            bool border = y == 0 || x == 0 || y == p->height - 1 || x == p->width - 1;
-            for (unsigned c = 0; c < channels; c++) {
-                unsigned value = *pixels++;
-                least = value < least ? value : least;
-                most = value > most ? value : most;
-                sum += border ? value : 0;
-                count += border;
-            }
+    const size_t row = (size_t)p->width * channels, count = row * p->height;
+    const size_t inner_rows = p->height > 2 ? p->height - 2 : 0;
+    const size_t sides = p->width > 1 ? 2 : 1;
+    uint8_t least = 255, most = 0;
+    for (size_t i = 0; i < count; i++) {
+        least = pixels[i] < least ? pixels[i] : least;
+        most = pixels[i] > most ? pixels[i] : most;
+    }
+    uint64_t sum = sum_of(pixels, row);
+    if (p->height > 1) {
+        sum += sum_of(pixels + count - row, row);
+    }
+    for (size_t y = 1; y <= inner_rows; y++) {
+        sum += sum_of(pixels + y * row, channels);
+        if (sides > 1) {
+            sum += sum_of(pixels + (y + 1) * row - channels, channels);
         }
     }
-    return 2 * sum > (uint64_t)(least + most) * count;
+    const size_t border = (p->height > 1 ? 2 * row : row) + inner_rows * sides * channels;
+    return 2 * sum > (uint64_t)(least + most) * border;
 }
 
 /* Which of a picture's channels is the model's channel c. */
@@ -268,9 +282,13 @@ static unsigned source_channel(const struct preprocess *p, unsigned channels, un
     return p->color == IMAGE_BGR ? 2 - c : c;
 }
 
-static float normalised(const struct preprocess *p, unsigned c, bool negative, float value)
+/* What each byte becomes. */
+static void normalise_table(const struct preprocess *p, unsigned c, bool negative, float table[256])
 {
-    return ((negative ? 255.0f - value : value) * p->scale - p->mean[c]) / p->stddev[c];
+    const float scale = p->scale, mean = p->mean[c], stddev = p->stddev[c];
+    for (int i = 0; i < 256; i++) {
+        table[i] = ((float)(negative ? 255 - i : i) * scale - mean) / stddev;
+    }
 }
 
 /* Interleaved bytes of the model's size -> planes of floats. */
@@ -281,13 +299,22 @@ static void normalise_bytes(const struct preprocess *p, const uint8_t *pixels, u
     size_t count = (size_t)p->width * p->height;
     for (unsigned c = 0; c < p->channels; c++) {
         float table[256];
-        for (int i = 0; i < 256; i++) {
-            table[i] = normalised(p, c, negative, (float)i);
-        }
+        normalise_table(p, c, negative, table);
         const uint8_t *in = pixels + source_channel(p, channels, c);
         for (size_t i = 0; i < count; i++) {
             *out++ = table[in[i * channels]];
         }
+    }
+}
+
+/* Every stride-th of the values, as normalise_table() does bytes. */
+static void normalise_values(const struct preprocess *p, unsigned c, bool negative,
+                             const float *values, size_t stride, size_t count, float *restrict out)
+{
+    const float scale = p->scale, mean = p->mean[c], stddev = p->stddev[c];
+    for (size_t i = 0; i < count; i++) {
+        float value = values[i * stride];
+        out[i] = ((negative ? 255.0f - value : value) * scale - mean) / stddev;
     }
 }
 
@@ -352,10 +379,9 @@ bool preprocess_values(const struct preprocess *p, const float *values, unsigned
     if (direct) {
         bool negative = image.pixels && border_is_light(p, image.pixels, channels);
         for (unsigned c = 0; c < p->channels; c++) {
-            const float *in = values + source_channel(p, channels, c);
-            for (size_t i = 0; i < pixels; i++) {
-                *out++ = normalised(p, c, negative, in[i * channels]);
-            }
+            normalise_values(p, c, negative, values + source_channel(p, channels, c), channels,
+                             pixels, out);
+            out += pixels;
         }
     } else {
         ok = preprocess_run(p, &image, out);

@@ -248,6 +248,45 @@ Test(preprocess, inverts_ink_on_paper)
     }
 }
 
+/* The border is every outermost pixel once, whatever the model's size. */
+Test(preprocess, the_border_goes_all_around)
+{
+    static const unsigned sizes[][2] = {{1, 1}, {1, 7}, {7, 1}, {2, 2},  {2, 5},
+                                        {5, 2}, {3, 3}, {4, 6}, {28, 28}};
+    unsigned random = 1;
+    unsigned inverted = 0, rounds = 0;
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        for (unsigned round = 0; round < 40; round++, rounds++) {
+            const unsigned h = sizes[s][0], w = sizes[s][1], channels = round % 2 ? 3 : 1;
+            uint8_t pixels[28 * 28 * 3];
+            float out[28 * 28 * 3];
+            unsigned least = 255, most = 0, sum = 0, count = 0;
+            for (unsigned i = 0; i < h * w * channels; i++) {
+                unsigned x = i / channels % w, y = i / channels / w;
+                random = random * 1103515245 + 12345;
+                pixels[i] = (uint8_t)(random >> 16);
+                least = pixels[i] < least ? pixels[i] : least;
+                most = pixels[i] > most ? pixels[i] : most;
+                if (x == 0 || y == 0 || x == w - 1 || y == h - 1)
+                    sum += pixels[i], count++;
+            }
+            bool expected = 2 * sum > (least + most) * count;
+            struct image m = make(w, h, channels, pixels);
+            struct preprocess p;
+            preprocess_default(&p, channels, h, w);
+            p.scale = 1;
+            for (int c = 0; c < 3; c++)
+                p.mean[c] = 0, p.stddev[c] = 1;
+            p.invert = IMAGE_INVERT_AUTO;
+            cr_assert(preprocess_run(&p, &m, out));
+            cr_expect_eq(out[0], (float)(expected ? 255 - pixels[0] : pixels[0]), "%ux%ux%u", h, w,
+                         channels);
+            inverted += expected;
+        }
+    }
+    cr_expect(inverted > rounds / 4 && inverted < rounds / 4 * 3);
+}
+
 /* Numbers behave as the same picture would, bit for bit; fractions count where nothing is mixed. */
 Test(preprocess, values_are_pictures)
 {
