@@ -8,13 +8,13 @@
 #include "server/batch.h"
 #include "server/classify.h"
 #include "server/clock.h"
+#include "server/digits.h"
 #include "server/metrics.h"
 #include "server/pool.h"
 #include "server/registry.h"
 #include "server/reply.h"
 #include "server/routes.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,7 +125,7 @@ static bool still_wanted(struct classify *c)
 static void write_classes(struct text *t, const struct classify *c, const float *values)
 {
     const struct registry_model *m = c->model;
-    char number[24];
+    char number[24], digits[DIGITS_BYTES];
     registry_top(values, m->classes, c->top, c->indices);
     text_puts(t, "\"label\":");
     text_json_string(t, registry_label(m, c->indices[0], number));
@@ -133,7 +133,9 @@ static void write_classes(struct text *t, const struct classify *c, const float 
     text_json_number(t, (double)values[c->indices[0]]);
     text_puts(t, ",\"classes\":[");
     for (size_t i = 0; i < c->top; i++) {
-        text_printf(t, "%s{\"index\":%" PRIu32 ",\"label\":", i ? "," : "", c->indices[i]);
+        text_puts(t, i ? ",{\"index\":" : "{\"index\":");
+        text_append(t, digits, digits_integer(digits, c->indices[i]));
+        text_puts(t, ",\"label\":");
         text_json_string(t, registry_label(m, c->indices[i], number));
         text_puts(t, ",\"probability\":");
         text_json_number(t, (double)values[c->indices[i]]);
@@ -147,6 +149,7 @@ static void answer(struct classify *c)
     struct request *rq = c->rq;
     const struct registry_model *m = c->model;
     struct text t = {0};
+    char digits[DIGITS_BYTES];
     text_puts(&t, "{\"model\":");
     text_json_string(&t, m->name);
     text_puts(&t, ",\"version\":");
@@ -166,9 +169,13 @@ static void answer(struct classify *c)
         }
     }
     text_puts(&t, c->body.images == 1 ? "" : "]");
-    text_printf(&t, ",\"timing_ms\":{\"decode\":%.3f,\"queue\":%.3f,\"compute\":%.3f}}\n",
-                (double)rq->decode_ns * 1e-6, (double)rq->queue_ns * 1e-6,
-                (double)rq->compute_ns * 1e-6);
+    text_puts(&t, ",\"timing_ms\":{\"decode\":");
+    text_append(&t, digits, digits_ms(digits, rq->decode_ns));
+    text_puts(&t, ",\"queue\":");
+    text_append(&t, digits, digits_ms(digits, rq->queue_ns));
+    text_puts(&t, ",\"compute\":");
+    text_append(&t, digits, digits_ms(digits, rq->compute_ns));
+    text_puts(&t, "}}\n");
     reply_json_take(rq, 200, t.data, t.len);
 }
 

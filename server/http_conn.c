@@ -8,7 +8,7 @@
 static uint64_t next_word(uint64_t old, enum conn_phase phase)
 {
     const uint64_t steps = (1u << CONN_STEP_BITS) - 1;
-    uint64_t step = ((old >> CONN_PHASE_BITS) + 1) & steps, ms = clock_ns() / 1000000u;
+    uint64_t step = ((old >> CONN_PHASE_BITS) + 1) & steps, ms = clock_coarse_ns() / 1000000u;
 
     return (ms << CONN_STEP_BITS | step) << CONN_PHASE_BITS | phase;
 }
@@ -33,6 +33,7 @@ struct conn *conn_opened(struct http *h, int fd)
     c->generation++;
     c->fd = fd;
     c->monitored = false;
+    c->client[0] = '\0';
     c->surplus = live > h->max_connections;
     atomic_store(&c->peer_gone, false);
     atomic_store(&c->gone, false);

@@ -17,6 +17,7 @@
 #include <convd/status.h>
 
 #include <microhttpd.h>
+#include <netinet/in.h>
 #include <pthread.h>
 
 #define HEADER_LIMIT_MS   10000u /* from the first byte to the end of the header */
@@ -88,6 +89,7 @@ struct conn {
     char *uri; /* the path, then the query, then room for the captures; uri_inline or the pool's */
     char *query; /* inside uri, or NULL */
     char *scratch;
+    char client[INET6_ADDRSTRLEN]; /* empty until a log line has needed it */
     char uri_inline[384];
 };
 

@@ -3,6 +3,7 @@
 
 #include "server/clock.h"
 #include "server/config.h"
+#include "server/digits.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/pool.h"
@@ -10,7 +11,6 @@
 #include "server/routes.h"
 
 #include <arpa/inet.h>
-#include <inttypes.h>
 
 static bool must_close(const struct conn *c)
 {
@@ -28,15 +28,15 @@ static bool add(struct MHD_Response *response, const char *name, const char *val
 static bool add_headers(struct MHD_Response *response, const struct conn *c)
 {
     const struct reply *r = &c->rq.reply;
-    char number[16];
+    char retry_after[DIGITS_BYTES];
 
-    snprintf(number, sizeof number, "%u", r->retry_after);
+    digits_integer(retry_after, r->retry_after);
     return add(response, "Content-Type", r->content_type) &&
            add(response, "X-Request-Id", c->rq.id) &&
            (r->status < 400 || (add(response, "Cache-Control", "no-store") &&
                                 add(response, "X-Content-Type-Options", "nosniff"))) &&
            (!r->allow || add(response, "Allow", r->allow)) &&
-           (!r->retry_after || add(response, "Retry-After", number)) &&
+           (!r->retry_after || add(response, "Retry-After", retry_after)) &&
            (!must_close(c) || add(response, "Connection", "close"));
 }
 
@@ -121,59 +121,44 @@ static const char *method_name(enum request_method method)
     return "other";
 }
 
-/* Numbers for the log line, one after the other in one buffer. */
-struct numbers {
-    char text[256];
-    size_t len;
-};
-
-static const char *number(struct numbers *n, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-
-static const char *number(struct numbers *n, const char *format, ...)
-{
-    char *start = n->text + n->len;
-    va_list args;
-
-    va_start(args, format);
-    int len = vsnprintf(start, sizeof n->text - n->len, format, args);
-    va_end(args);
-    if (len < 0 || (size_t)len >= sizeof n->text - n->len)
-        return NULL;
-    n->len += (size_t)len + 1;
-    return start;
-}
-
-static double ms(uint64_t ns)
-{
-    return (double)ns / 1e6;
-}
-
 static void access_line(struct conn *c, int status, const char *code, uint64_t total_ns)
 {
     const struct request *rq = &c->rq;
-    struct numbers n = {.len = 0};
-    char client[INET6_ADDRSTRLEN];
     bool inference = rq->images > 0;
+    struct {
+        char status[DIGITS_BYTES], in[DIGITS_BYTES], out[DIGITS_BYTES], images[DIGITS_BYTES],
+            batch[DIGITS_BYTES], decode[DIGITS_BYTES], queue[DIGITS_BYTES], compute[DIGITS_BYTES],
+            total[DIGITS_BYTES];
+    } n;
 
-    client_address(c, client);
+    digits_integer(n.status, (unsigned)status);
+    digits_integer(n.in, atomic_load(&c->received));
+    digits_integer(n.out, c->reply_len);
+    digits_integer(n.images, rq->images);
+    digits_integer(n.batch, rq->batch_size);
+    digits_ms(n.decode, rq->decode_ns);
+    digits_ms(n.queue, rq->queue_ns);
+    digits_ms(n.compute, rq->compute_ns);
+    digits_ms(n.total, total_ns);
+    if (!c->client[0])
+        client_address(c, c->client);
     log_event(rq->app->log, status ? LOG_INFO : LOG_DEBUG, "request",
               (const struct log_field[]){
                   {"method", method_name(rq->method)},
                   {"route", rq->route ? rq->route->label : NULL},
                   {"path", rq->path},
-                  {"#status", status ? number(&n, "%d", status) : NULL},
-                  {"#bytes_in", number(&n, "%zu", atomic_load(&c->received))},
-                  {"#bytes_out", number(&n, "%zu", c->reply_len)},
+                  {"#status", status ? n.status : NULL},
+                  {"#bytes_in", n.in},
+                  {"#bytes_out", n.out},
                   {"model", rq->model[0] ? rq->model : NULL},
                   {"version", rq->version[0] ? rq->version : NULL},
-                  {"#images", inference ? number(&n, "%u", rq->images) : NULL},
-                  {"#batch", inference ? number(&n, "%u", rq->batch_size) : NULL},
-                  {"#decode_ms", inference ? number(&n, "%.3f", ms(rq->decode_ns)) : NULL},
-                  {"#queue_ms", inference ? number(&n, "%.3f", ms(rq->queue_ns)) : NULL},
-                  {"#compute_ms", inference ? number(&n, "%.3f", ms(rq->compute_ns)) : NULL},
-                  {"#total_ms", number(&n, "%.3f", ms(total_ns))},
-                  {"client", client[0] ? client : NULL},
+                  {"#images", inference ? n.images : NULL},
+                  {"#batch", inference ? n.batch : NULL},
+                  {"#decode_ms", inference ? n.decode : NULL},
+                  {"#queue_ms", inference ? n.queue : NULL},
+                  {"#compute_ms", inference ? n.compute : NULL},
+                  {"#total_ms", n.total},
+                  {"client", c->client[0] ? c->client : NULL},
                   {"request_id", rq->id},
                   {"error", code},
                   {NULL, NULL},

@@ -131,18 +131,35 @@ static void line_field(struct line *l, const char *key, const char *value)
         line_puts(l, value);
 }
 
+/* "2026-01-31T23:59:59.999Z". The part before the milliseconds is made once a second and thread. */
+#define STAMP_BYTES sizeof "2026-01-31T23:59:59.999Z"
+static void stamp_now(char out[STAMP_BYTES])
+{
+    static _Thread_local struct {
+        time_t second;
+        char text[STAMP_BYTES];
+    } last;
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (!last.text[0] || last.second != now.tv_sec) {
+        struct tm tm;
+        gmtime_r(&now.tv_sec, &tm);
+        strftime(last.text, sizeof last.text, "%Y-%m-%dT%H:%M:%S.000Z", &tm);
+        last.second = now.tv_sec;
+    }
+    memcpy(out, last.text, STAMP_BYTES);
+    for (long ms = now.tv_nsec / 1000000, at = STAMP_BYTES - 3; ms > 0; ms /= 10, at--)
+        out[at] = (char)('0' + ms % 10);
+}
+
 static void line_begin(struct line *l, enum config_log_format format, enum config_log_level level,
                        const char *message)
 {
     static const char *const names[] = {"error", "warn", "info", "debug"};
-    struct timespec now;
-    struct tm tm;
-    char stamp[40];
+    char stamp[STAMP_BYTES];
 
-    clock_gettime(CLOCK_REALTIME, &now);
-    gmtime_r(&now.tv_sec, &tm);
-    size_t n = strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(stamp + n, sizeof stamp - n, ".%03ldZ", now.tv_nsec / 1000000);
+    stamp_now(stamp);
     l->format = format;
     l->len = 0;
     if (format == LOG_JSON) {
