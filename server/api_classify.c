@@ -179,11 +179,12 @@ static void answer(struct classify *c)
     reply_json_take(rq, 200, t.data, t.len);
 }
 
-/* A deferred request has its reply; it may be gone, and `c` with it, at once. */
-static void complete(struct classify *c)
+/* A deferred request has its reply; it may be gone, and `c` with it, at once. See
+ * request_complete(). */
+static void complete(struct classify *c, struct request *next)
 {
     registry_release(c->model);
-    request_complete(c->rq);
+    request_complete(c->rq, next);
 }
 
 /* On a worker, when the images are computed or given up. */
@@ -216,7 +217,8 @@ static void computed(struct batch_ticket *ticket)
         reply_error(rq, 500, "internal_error", "the model could not be run");
         break;
     }
-    complete(c);
+    const struct classify *next = ticket->next ? ticket->next->cookie : NULL;
+    complete(c, next ? next->rq : NULL);
 }
 
 /* ---------------------------------------------------------------- decoding and queueing */
@@ -283,7 +285,7 @@ static bool decode(struct classify *c)
 }
 
 /* Hands the decoded images of a deferred request to the model's queue. */
-static void submit(struct classify *c)
+static void submit(struct classify *c, bool more_follow)
 {
     struct request *rq = c->rq;
     c->ticket = (struct batch_ticket){.input = c->input,
@@ -293,11 +295,13 @@ static void submit(struct classify *c)
                                       .gone = rq->gone,
                                       .done = computed,
                                       .cookie = c};
-    enum batch_admission admission = batch_submit(c->model->batcher, &c->ticket);
+    struct batcher *b = c->model->batcher;
+    enum batch_admission admission =
+        more_follow ? batch_submit_more(b, &c->ticket) : batch_submit(b, &c->ticket);
     /* Once accepted, another thread may have completed the request already. */
     if (admission != BATCH_ACCEPTED) {
         refuse_admission(c, admission);
-        complete(c);
+        complete(c, NULL);
     }
 }
 
@@ -307,10 +311,24 @@ static void run_job(struct cvd_job *job)
     bool decoded = still_wanted(c) && (c->body_is_read || read_body(c)) && decode(c);
     batch_arrive(c->model->batcher, c->announced, decoded ? c->rq->decode_ns : 0);
     if (decoded) {
-        submit(c);
+        submit(c, false);
     } else {
-        complete(c);
+        complete(c, NULL);
     }
+}
+
+static void go_to_worker(struct request *rq, const struct request *next)
+{
+    struct classify *c = rq->state;
+    (void)next;
+    cvd_engine_submit(rq->app->engine, &c->job);
+}
+
+static void go_to_queue(struct request *rq, const struct request *next)
+{
+    struct classify *c = rq->state;
+    const struct classify *after = next && next->go == go_to_queue ? next->state : NULL;
+    submit(c, after && after->model == c->model);
 }
 
 /* ---------------------------------------------------------------- the request */
@@ -406,15 +424,13 @@ static enum request_result begin(struct classify *c)
             if (!decode(c)) {
                 return REQUEST_DONE;
             }
-            request_defer(rq);
-            submit(c);
+            request_defer(rq, go_to_queue, false);
             return REQUEST_DEFERRED;
         }
     }
     c->announced = c->body_is_read ? c->body.images : 1; /* one at least */
     batch_announce(c->model->batcher, c->announced);
-    request_defer(rq);
-    cvd_engine_submit(rq->app->engine, &c->job);
+    request_defer(rq, go_to_worker, true);
     return REQUEST_DEFERRED;
 }
 

@@ -575,7 +575,7 @@ static enum batch_admission admit(struct batcher *b, const struct batch_ticket *
     return BATCH_ACCEPTED;
 }
 
-enum batch_admission batch_submit(struct batcher *b, struct batch_ticket *t)
+static enum batch_admission submit(struct batcher *b, struct batch_ticket *t, bool more)
 {
     struct cvd_engine *engine = b->engine;
     struct runner *list = NULL;
@@ -598,11 +598,22 @@ enum batch_admission batch_submit(struct batcher *b, struct batch_ticket *t)
         if (note_times(b, t) || (first && b->max_delay_ns))
             pthread_cond_signal(&b->timing);
         b->queued += t->images;
-        list = activate(b, t->arrival_ns);
     }
+    if (!more) /* also for those before, when this one is refused */
+        list = activate(b, t->arrival_ns);
     pthread_mutex_unlock(&b->lock);
     start_next(engine, list);
     return admission;
+}
+
+enum batch_admission batch_submit(struct batcher *b, struct batch_ticket *t)
+{
+    return submit(b, t, false);
+}
+
+enum batch_admission batch_submit_more(struct batcher *b, struct batch_ticket *t)
+{
+    return submit(b, t, true);
 }
 
 /* ---- making and ending ---- */

@@ -52,9 +52,9 @@ struct batch_ticket {
     /* set by the batcher before done() */
     enum batch_outcome outcome;
     uint64_t queue_ns, compute_ns;
-    unsigned batch_size; /* images of the (last) batch it was part of */
+    unsigned batch_size;       /* images of the (last) batch it was part of */
+    struct batch_ticket *next; /* its done() is called directly after this one's, or NULL */
     /* the batcher's own */
-    struct batch_ticket *next;
     unsigned taken, finished;
     uint64_t arrival_ns;
 };
@@ -76,6 +76,10 @@ void batcher_destroy(struct batcher *b);
 
 /* Never blocks. Any thread. */
 enum batch_admission batch_submit(struct batcher *b, struct batch_ticket *ticket);
+
+/* The same for a ticket that others follow at once, the last of them through batch_submit(), which
+ * calls workers for all of them: what came together is computed together. */
+enum batch_admission batch_submit_more(struct batcher *b, struct batch_ticket *ticket);
 
 /* Images waiting or announced now, and a guess in nanoseconds of how long one more would wait. */
 unsigned batch_depth(const struct batcher *b);

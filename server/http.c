@@ -13,9 +13,9 @@
 #include "server/config.h"
 #include "server/http_conn.h"
 #include "server/log.h"
-#include "server/pool.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,8 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONNECTION_MEMORY_BYTES 32768  /* also the limit of a request header */
-#define THREAD_STACK_BYTES      524288 /* jansson takes 164 KB at its depth limit */
+#define CONNECTION_MEMORY_BYTES 32768 /* also the limit of a request header */
 #define LAST_REPLIES_NS         500000000u
 #define LAST_QUIET_NS           20000000u
 
@@ -32,7 +31,7 @@
 __attribute__((format(printf, 2, 0))) static void library_message(void *cls, const char *format,
                                                                   va_list args)
 {
-    struct http *h = cls;
+    const struct http *h = cls;
     bool trouble = strncmp(format, "Error accepting", 15) == 0 ||
                    strncmp(format, "Server reached", 14) == 0 ||
                    (strncmp(format, "Failed to", 9) == 0 && strncmp(format + 10, "send", 4) != 0 &&
@@ -57,7 +56,10 @@ static void connection_changed(void *cls, struct MHD_Connection *con, void **soc
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(con, MHD_CONNECTION_INFO_CONNECTION_FD);
-        *socket_context = info ? conn_opened(cls, info->connect_fd) : NULL;
+        const union MHD_ConnectionInfo *peer =
+            MHD_get_connection_info(con, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+        *socket_context =
+            info ? conn_opened(cls, info->connect_fd, peer ? peer->client_addr : NULL) : NULL;
     } else if (*socket_context) {
         conn_closed(*socket_context);
         *socket_context = NULL;
@@ -71,53 +73,77 @@ static void request_completed(void *cls, struct MHD_Connection *con, void **con_
 
     (void)cls;
     (void)con;
-    if (!c)
-        return;
-    /* A request that the library itself refused has had no handler call. */
-    if (c->stage != STAGE_NONE)
+    if (c && !loop_abandon(c))
         http_finish(c, code);
-    if (c->uri != c->uri_inline)
-        pool_free(c->uri);
-    c->uri = NULL;
-    c->stage = STAGE_NONE;
-    conn_enter(c, CONN_IDLE);
     *con_cls = NULL;
 }
 
-static enum cvd_status daemon_start(struct http *h, struct cvd_error *err)
+/* The library's own limit for each address would be one for each daemon. */
+static enum MHD_Result accept_policy(void *cls, const struct sockaddr *address, socklen_t len)
 {
+    struct http *h = cls;
+    unsigned limit = h->role == HTTP_DATA ? h->app->config->max_connections_per_ip : 0;
+
+    (void)len;
+    return limit == 0 || conn_count_from(h, address) < limit ? MHD_YES : MHD_NO;
+}
+
+static enum cvd_status daemon_start(struct http_loop *l, struct cvd_error *err)
+{
+    struct http *h = l->http;
     const struct config *config = h->app->config;
-    bool data = h->role == HTTP_DATA;
-    unsigned per_ip = data ? config->max_connections_per_ip : 0;
-    unsigned io_threads = data ? config->io_threads : 1;
     intptr_t idle_s = (intptr_t)((config->idle_timeout_ns + 999999999u) / 1000000000u);
+    unsigned limit = (h->table_size + h->loop_count - 1) / h->loop_count;
+    /* The library closes its listening socket. */
+    int listen_fd = fcntl(h->listen_fd, F_DUPFD_CLOEXEC, 0);
+
+    if (listen_fd < 0)
+        return cvd_error_set(err, CVD_STATUS_IO, "cannot listen: %s", strerror(errno));
     struct MHD_OptionItem options[] = {
         {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)library_message, h}, /* first: it logs the others */
-        {MHD_OPTION_LISTEN_SOCKET, h->listen_fd, NULL},
-        {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)h->table_size, NULL},
-        {MHD_OPTION_PER_IP_CONNECTION_LIMIT, (intptr_t)per_ip, NULL},
+        {MHD_OPTION_LISTEN_SOCKET, listen_fd, NULL},
+        {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)limit, NULL},
         {MHD_OPTION_CONNECTION_TIMEOUT, idle_s, NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY_BYTES, NULL},
-        {MHD_OPTION_THREAD_STACK_SIZE, THREAD_STACK_BYTES, NULL},
         {MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL},
         {MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, NULL},
         {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)http_uri_seen, h},
-        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)connection_changed, h},
+        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)connection_changed, l},
         {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)request_completed, h},
-        /* A pool of one thread would only be a warning. */
-        {io_threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, (intptr_t)io_threads, NULL},
         {MHD_OPTION_END, 0, NULL},
     };
 
     MHD_set_panic_func(library_panic, NULL);
     errno = 0;
-    h->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
-        0, NULL, NULL, http_access, h, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
-    if (!h->daemon)
+    /* Connections are resumed by the thread that runs the daemon: it need not be woken for it. */
+    l->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL | (MHD_ALLOW_SUSPEND_RESUME & ~MHD_USE_ITC) | MHD_USE_ERROR_LOG, 0,
+        accept_policy, h, http_access, h, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
+    if (!l->daemon) {
+        int error = errno;
+        close(listen_fd);
         return cvd_error_set(err, CVD_STATUS_IO, "cannot start the HTTP daemon: %s",
-                             errno ? strerror(errno) : "see the log");
-    return CVD_STATUS_OK;
+                             error ? strerror(error) : "see the log");
+    }
+    return loop_start(l, err);
+}
+
+static enum cvd_status loops_start(struct http *h, struct cvd_error *err)
+{
+    unsigned count = h->role == HTTP_DATA ? h->app->config->io_threads : 1;
+    enum cvd_status rc = CVD_STATUS_OK;
+
+    h->loops = calloc(count, sizeof *h->loops);
+    if (!h->loops)
+        return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "no memory for %u threads", count);
+    h->loop_count = count;
+    for (unsigned i = 0; i < count; i++) {
+        h->loops[i].http = h;
+        h->loops[i].epoll = h->loops[i].wake = -1;
+    }
+    for (unsigned i = 0; i < count && rc == CVD_STATUS_OK; i++)
+        rc = daemon_start(&h->loops[i], err);
+    return rc;
 }
 
 enum cvd_status http_start(struct app *app, enum http_role role, struct http **out,
@@ -147,7 +173,7 @@ enum cvd_status http_start(struct app *app, enum http_role role, struct http **o
     if (rc == CVD_STATUS_OK)
         rc = guard_start(h, err);
     if (rc == CVD_STATUS_OK)
-        rc = daemon_start(h, err);
+        rc = loops_start(h, err);
     if (rc != CVD_STATUS_OK)
         goto fail;
     *out = h;
@@ -208,14 +234,16 @@ void http_stop(struct http *h)
 {
     if (!h)
         return;
-    if (h->daemon) {
+    if (h->loops) {
         recall_requests(h);
         close_doors(h);
         guard_stop(h);
-        MHD_stop_daemon(h->daemon);
+        for (unsigned i = 0; i < h->loop_count; i++)
+            loop_stop(&h->loops[i]);
+        free(h->loops);
     }
     guard_stop(h);
-    if (!h->daemon && h->listen_fd >= 0)
+    if (h->listen_fd >= 0)
         close(h->listen_fd);
     pthread_mutex_destroy(&h->lock);
     free(h->conns);

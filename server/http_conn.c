@@ -3,6 +3,7 @@
 
 #include "server/clock.h"
 
+#include <string.h>
 #include <sys/epoll.h>
 
 static uint64_t next_word(uint64_t old, enum conn_phase phase)
@@ -13,8 +14,34 @@ static uint64_t next_word(uint64_t old, enum conn_phase phase)
     return (ms << CONN_STEP_BITS | step) << CONN_PHASE_BITS | phase;
 }
 
-struct conn *conn_opened(struct http *h, int fd)
+static struct in6_addr plain_address(const struct sockaddr *address)
 {
+    struct in6_addr out = IN6ADDR_ANY_INIT;
+
+    if (address && address->sa_family == AF_INET6) {
+        out = ((const struct sockaddr_in6 *)(const void *)address)->sin6_addr;
+    } else if (address && address->sa_family == AF_INET) {
+        out.s6_addr[10] = out.s6_addr[11] = 0xFF;
+        memcpy(out.s6_addr + 12, &((const struct sockaddr_in *)(const void *)address)->sin_addr, 4);
+    }
+    return out;
+}
+
+unsigned conn_count_from(struct http *h, const struct sockaddr *address)
+{
+    const struct in6_addr wanted = plain_address(address);
+    unsigned count = 0;
+
+    pthread_mutex_lock(&h->lock);
+    for (unsigned i = 0; i < h->used; i++)
+        count += h->conns[i].live && memcmp(&h->conns[i].address, &wanted, sizeof wanted) == 0;
+    pthread_mutex_unlock(&h->lock);
+    return count;
+}
+
+struct conn *conn_opened(struct http_loop *l, int fd, const struct sockaddr *address)
+{
+    struct http *h = l->http;
     unsigned live = atomic_fetch_add(&h->live, 1) + 1;
 
     pthread_mutex_lock(&h->lock);
@@ -31,8 +58,10 @@ struct conn *conn_opened(struct http *h, int fd)
         return NULL;
     }
     c->generation++;
+    c->loop = l;
     c->fd = fd;
-    c->monitored = false;
+    c->address = plain_address(address);
+    c->monitored = c->orphan = false;
     c->client[0] = '\0';
     c->surplus = live > h->max_connections;
     atomic_store(&c->peer_gone, false);
@@ -46,16 +75,35 @@ struct conn *conn_opened(struct http *h, int fd)
     return c;
 }
 
+static void release(struct conn *c)
+{
+    struct http *h = c->http;
+
+    c->next_free = h->free_conns;
+    h->free_conns = c;
+    atomic_fetch_sub(&h->live, 1);
+}
+
 void conn_closed(struct conn *c)
 {
     struct http *h = c->http;
 
     pthread_mutex_lock(&h->lock);
     c->live = false;
-    c->next_free = h->free_conns;
-    h->free_conns = c;
+    if (!c->orphan)
+        release(c);
     pthread_mutex_unlock(&h->lock);
-    atomic_fetch_sub(&h->live, 1);
+}
+
+void conn_buried(struct conn *c)
+{
+    struct http *h = c->http;
+
+    pthread_mutex_lock(&h->lock);
+    c->orphan = false;
+    if (!c->live)
+        release(c);
+    pthread_mutex_unlock(&h->lock);
 }
 
 bool conn_enter(struct conn *c, enum conn_phase phase)

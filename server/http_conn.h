@@ -57,8 +57,10 @@ struct http_body {
 
 struct conn {
     struct http *http;
+    struct http_loop *loop; /* its I/O thread */
     unsigned index, generation;
     int fd;
+    struct in6_addr address; /* IPv4 within IPv6 */
     struct conn *next_free;
     bool live;
     bool surplus; /* came when max-connections were there already */
@@ -82,6 +84,12 @@ struct conn {
     bool close;       /* answer with Connection: close */
     bool is_work;     /* counted in http.work */
     bool client_left; /* before the reply was sent */
+
+    /* While the request is deferred; see http_loop.c. */
+    bool answered, suspended, orphan;
+    unsigned looks;
+    struct conn *next_deferred, *next_finished;
+
     struct request rq;
     struct http_body body;
     size_t reply_len;
@@ -93,11 +101,25 @@ struct conn {
     char uri_inline[384];
 };
 
+struct http_loop {
+    struct http *http;
+    struct MHD_Daemon *daemon;
+    pthread_t thread;
+    bool running;
+    int epoll, wake;                       /* the library's sockets and `wake` are watched there */
+    struct conn *deferred, *last_deferred; /* in this round */
+    unsigned blocked;                      /* deferred, neither answered nor suspended */
+    bool impatient;                        /* nothing else happens: suspends what is blocked */
+    atomic_bool stop, asleep;
+    _Atomic(struct conn *) finished; /* newest first */
+};
+
 struct http {
     struct app *app;
     enum http_role role;
-    struct MHD_Daemon *daemon;
-    int listen_fd; /* the daemon's, once there is one */
+    struct http_loop *loops;
+    unsigned loop_count;
+    int listen_fd;
     char address[80];
     unsigned max_connections; /* as far as the descriptors go */
     unsigned table_size;      /* libmicrohttpd's limit: some more, to answer 503 on */
@@ -123,8 +145,11 @@ struct http {
 /* ---- http_conn.c: the table ---- */
 
 /* A new connection's entry, or NULL when the table is full. */
-struct conn *conn_opened(struct http *h, int fd);
+struct conn *conn_opened(struct http_loop *l, int fd, const struct sockaddr *address);
+/* The entry is free from here on, unless its request is an orphan; then from conn_buried() on. */
 void conn_closed(struct conn *c);
+void conn_buried(struct conn *c);
+unsigned conn_count_from(struct http *h, const struct sockaddr *address);
 
 /* False when the guard has ended the connection. */
 bool conn_enter(struct conn *c, enum conn_phase phase);
@@ -148,6 +173,23 @@ void conn_monitor(struct conn *c);
 /* Ends a connection from its own I/O thread, with the reply's status and code as a last word past
  * the library. */
 void conn_cut(struct conn *c, const char *message);
+
+/* ---- http_loop.c: the I/O threads ---- */
+
+/* Runs l->daemon. */
+enum cvd_status loop_start(struct http_loop *l, struct cvd_error *err);
+/* Ends the thread and the daemon; every deferred request must have been finished. */
+void loop_stop(struct http_loop *l);
+/* Inside a handler call: there will be an answer later, perhaps not soon. */
+void loop_defer(struct conn *c, bool for_long);
+/* Inside the calls that follow: whether it is there. */
+bool loop_has_answer(struct conn *c);
+/* The library closes the connection: whether its request is still with others. Then it is finished
+ * (http_finish) when they are done with it. */
+bool loop_abandon(struct conn *c);
+/* From any thread: the request has its answer, and may be gone at once; `next` is another that this
+ * thread finishes directly afterwards, or NULL. */
+void loop_finish(struct conn *c, const struct conn *next);
 
 /* ---- http_guard.c ---- */
 enum cvd_status guard_start(struct http *h, struct cvd_error *err);

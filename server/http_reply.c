@@ -85,21 +85,12 @@ enum MHD_Result http_send(struct conn *c)
 
 /* ---- afterwards ---- */
 
-static void client_address(const struct conn *c, char out[INET6_ADDRSTRLEN])
+static void print_client(struct conn *c)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(c->con, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-
-    out[0] = '\0';
-    if (!info || !info->client_addr)
-        return;
-    if (info->client_addr->sa_family == AF_INET)
-        inet_ntop(AF_INET, &((const struct sockaddr_in *)(const void *)info->client_addr)->sin_addr,
-                  out, INET6_ADDRSTRLEN);
-    else if (info->client_addr->sa_family == AF_INET6)
-        inet_ntop(AF_INET6,
-                  &((const struct sockaddr_in6 *)(const void *)info->client_addr)->sin6_addr, out,
-                  INET6_ADDRSTRLEN);
+    if (IN6_IS_ADDR_V4MAPPED(&c->address))
+        inet_ntop(AF_INET, c->address.s6_addr + 12, c->client, sizeof c->client);
+    else if (!IN6_IS_ADDR_UNSPECIFIED(&c->address))
+        inet_ntop(AF_INET6, &c->address, c->client, sizeof c->client);
 }
 
 static const char *method_name(enum request_method method)
@@ -141,7 +132,7 @@ static void access_line(struct conn *c, int status, const char *code, uint64_t t
     digits_ms(n.compute, rq->compute_ns);
     digits_ms(n.total, total_ns);
     if (!c->client[0])
-        client_address(c, c->client);
+        print_client(c);
     log_event(rq->app->log, status ? LOG_INFO : LOG_DEBUG, "request",
               (const struct log_field[]){
                   {"method", method_name(rq->method)},
@@ -188,7 +179,8 @@ static int outcome(const struct conn *c, enum MHD_RequestTerminationCode how, co
     return 0;
 }
 
-void http_finish(struct conn *c, enum MHD_RequestTerminationCode how)
+/* Metrics, log line and memory of a request that handlers were called for. */
+static void end_request(struct conn *c, enum MHD_RequestTerminationCode how)
 {
     struct request *rq = &c->rq;
     struct metrics *metrics = rq->app->metrics;
@@ -214,4 +206,16 @@ void http_finish(struct conn *c, enum MHD_RequestTerminationCode how)
     metrics_inflight(metrics, -1);
     atomic_fetch_sub(&c->http->work, c->is_work);
     atomic_fetch_sub(&c->http->open, 1);
+}
+
+void http_finish(struct conn *c, enum MHD_RequestTerminationCode how)
+{
+    /* A request that the library itself refused has had no handler call. */
+    if (c->stage != STAGE_NONE)
+        end_request(c, how);
+    if (c->uri != c->uri_inline)
+        pool_free(c->uri);
+    c->uri = NULL;
+    c->stage = STAGE_NONE;
+    conn_enter(c, CONN_IDLE);
 }

@@ -5,7 +5,7 @@
  *   http_access      first call: the header is complete. Framing gate, early verdicts.
  *                    further calls: pieces of the body
  *                    a call without bytes: the body is complete. The handler runs; it replies, or
- *                    defers, and then the connection is suspended
+ *                    defers, and then http_loop.c sees to it
  *                    after a deferred request is complete: once more, to send the reply
  *
  * A verdict that is known before the body has arrived waits until the body has been read and thrown
@@ -387,7 +387,6 @@ static enum MHD_Result dispatch(struct conn *c)
         reply_busy(rq, "draining", "the server is shutting down");
         return http_send(c);
     }
-    /* Once deferred, the request may be complete and its connection gone before we look again. */
     if (rq->route->handler(rq) == REQUEST_DEFERRED)
         return MHD_YES;
     atomic_fetch_sub(&h->busy, 1);
@@ -414,7 +413,7 @@ enum MHD_Result http_access(void *cls, struct MHD_Connection *con, const char *u
     case STAGE_DRAINING:
         return len > 0 ? receive(c, upload_data, len) : dispatch(c);
     case STAGE_DEFERRED:
-        return http_send(c);
+        return loop_has_answer(c) ? http_send(c) : MHD_YES;
     case STAGE_REPLIED:
         break;
     }
@@ -423,22 +422,21 @@ enum MHD_Result http_access(void *cls, struct MHD_Connection *con, const char *u
 
 /* ---- deferring ---- */
 
-/* Suspends before the caller hands the request on: a resume that came first would be swallowed. */
-void request_defer(struct request *rq)
+void request_defer(struct request *rq, request_go_fn *go, bool for_long)
 {
     struct conn *c = conn_of(rq);
 
     c->stage = STAGE_DEFERRED;
+    rq->go = go;
     conn_monitor(c);
-    MHD_suspend_connection(c->con);
+    loop_defer(c, for_long);
 }
 
-/* After the resume the connection, and with it the request, may be gone. */
-void request_complete(struct request *rq)
+void request_complete(struct request *rq, struct request *next)
 {
     struct conn *c = conn_of(rq);
     struct http *h = c->http;
 
-    MHD_resume_connection(c->con);
+    loop_finish(c, next ? conn_of(next) : NULL);
     atomic_fetch_sub(&h->busy, 1);
 }

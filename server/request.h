@@ -3,9 +3,9 @@
  * libmicrohttpd: http.c fills it, routes.c finds the handler, the handler fills the reply.
  *
  * A handler runs on an I/O thread and must not take long. It either fills the reply and returns
- * REQUEST_DONE, or it calls request_defer(), hands the work to others and returns
- * REQUEST_DEFERRED; whoever finishes fills the reply and calls request_complete() exactly once, as
- * the last thing it does with the request.
+ * REQUEST_DONE, or it calls request_defer() and returns REQUEST_DEFERRED: then go() is called on
+ * the same thread and hands the work to others; whoever finishes fills the reply and calls
+ * request_complete() exactly once, as the last thing it does with the request.
  */
 #ifndef CONVD_SERVER_REQUEST_H
 #define CONVD_SERVER_REQUEST_H
@@ -44,6 +44,11 @@ struct reply {
 };
 
 struct route;
+struct request;
+
+/* Called when all connections that were ready have been looked at, for the requests among them that
+ * were deferred, in order; `next` is the one whose turn is next, or NULL. */
+typedef void request_go_fn(struct request *rq, const struct request *next);
 
 struct request {
     struct app *app;
@@ -79,11 +84,15 @@ struct request {
     /* The handler's own; freed by http.c through state_free when the request ends. */
     void *state;
     void (*state_free)(void *state);
+
+    request_go_fn *go; /* of a deferred request */
 };
 
-/* See above; both are implemented by http.c. */
-void request_defer(struct request *rq);
-void request_complete(struct request *rq);
+/* See above; both are implemented by http_request.c. `for_long`: nobody expects an answer within a
+ * millisecond, or it needs content_type or accept after this call. `next`: another request that
+ * this thread completes directly after this one, or NULL: they then share a wake-up. */
+void request_defer(struct request *rq, request_go_fn *go, bool for_long);
+void request_complete(struct request *rq, struct request *next);
 
 /* Value of a query argument or NULL. */
 const char *request_query(const struct request *rq, const char *key);

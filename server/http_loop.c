@@ -1,0 +1,228 @@
+/*
+ * The I/O threads: each runs a daemon of the library's over connections of its own.
+ *
+ * Why not the library's threads: what arrives together shall be handed on together, and what is
+ * finished together be sent together. One round looks at every connection that is ready; the
+ * requests that were complete are then handed over one after the other, which makes a batch of
+ * them; and then the thread sleeps until sockets are ready or requests are finished. Whoever
+ * finishes one makes a system call for it only when the thread sleeps.
+ *
+ * While a deferred request has no answer, its connection is blocked: each round, the library calls
+ * its handler in vain. That costs little, once; suspending and resuming costs two changes to an
+ * epoll set, some twenty times as much. So most requests for small models are answered without, and
+ * a connection is suspended after so many calls, or when a millisecond passes without any event.
+ *
+ * A connection that is suspended is out of the library's sight. One that is blocked may be closed
+ * by it, when its client resets it: then the request becomes an orphan, which keeps its entry in
+ * the table until it is finished. Its handler's memory is ours; what a request keeps in the
+ * library's (content_type, accept) is gone, so whoever still needs that is suspended at once.
+ */
+#include "server/http_conn.h"
+
+#include "server/clock.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define THREAD_STACK_BYTES 524288 /* jansson takes 164 KB at its depth limit */
+#define LONGEST_SLEEP_MS   1000   /* the library looks at idle connections */
+#define BLOCKED_SLEEP_MS   1
+#define MOST_LOOKS         20 /* at a blocked connection */
+
+static void suspend(struct conn *c)
+{
+    MHD_suspend_connection(c->con);
+    c->suspended = true;
+}
+
+void loop_defer(struct conn *c, bool for_long)
+{
+    struct http_loop *l = c->loop;
+
+    c->answered = c->suspended = c->orphan = false;
+    c->looks = 0;
+    if (for_long)
+        suspend(c);
+    else
+        l->blocked++;
+    c->next_deferred = NULL;
+    if (l->last_deferred)
+        l->last_deferred->next_deferred = c;
+    else
+        l->deferred = c;
+    l->last_deferred = c;
+}
+
+bool loop_has_answer(struct conn *c)
+{
+    struct http_loop *l = c->loop;
+
+    if (!c->answered && (l->impatient || ++c->looks > MOST_LOOKS)) {
+        l->blocked--;
+        suspend(c);
+    }
+    return c->answered;
+}
+
+bool loop_abandon(struct conn *c)
+{
+    if (c->stage != STAGE_DEFERRED || c->answered)
+        return false;
+    c->loop->blocked--;
+    c->orphan = true;
+    atomic_store(&c->gone, true);
+    return true;
+}
+
+/* Each round begins with the answers of others: their connections may go on. */
+static void take_finished(struct http_loop *l)
+{
+    struct conn *newest = NULL, *oldest = NULL;
+
+    if (atomic_load_explicit(&l->finished, memory_order_relaxed))
+        newest = atomic_exchange_explicit(&l->finished, NULL, memory_order_acquire);
+    for (struct conn *c = newest, *next; c; c = next) {
+        next = c->next_finished;
+        c->next_finished = oldest;
+        oldest = c;
+    }
+    for (struct conn *c = oldest, *next; c; c = next) {
+        next = c->next_finished;
+        c->answered = true;
+        if (c->orphan) {
+            http_finish(c, MHD_REQUEST_TERMINATED_WITH_ERROR);
+            conn_buried(c);
+        } else if (c->suspended) {
+            MHD_resume_connection(c->con);
+        } else {
+            l->blocked--;
+        }
+    }
+}
+
+static void hand_over(struct http_loop *l)
+{
+    for (struct conn *c = l->deferred, *next; c; c = next) {
+        next = c->next_deferred;
+        c->rq.go(&c->rq, next ? &next->rq : NULL);
+    }
+    l->deferred = l->last_deferred = NULL;
+}
+
+void loop_finish(struct conn *c, const struct conn *next)
+{
+    struct http_loop *l = c->loop;
+    uint64_t one = 1;
+
+    c->next_finished = atomic_load_explicit(&l->finished, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak(&l->finished, &c->next_finished, c))
+        continue;
+    /* From here on the connection may be gone. The next one's end will wake its thread. */
+    if (next && next->loop == l)
+        return;
+    if (atomic_load(&l->asleep) && atomic_exchange(&l->asleep, false))
+        (void)!write(l->wake, &one, sizeof one);
+}
+
+/* The library's own opinion, that a blocked connection wants to be looked at without pause, does
+ * not count. */
+static int sleep_ms(struct http_loop *l)
+{
+    MHD_UNSIGNED_LONG_LONG ms;
+
+    if (l->blocked)
+        return BLOCKED_SLEEP_MS;
+    return MHD_get_timeout(l->daemon, &ms) == MHD_YES && ms < LONGEST_SLEEP_MS ? (int)ms
+                                                                               : LONGEST_SLEEP_MS;
+}
+
+static void sleep_until_news(struct http_loop *l)
+{
+    struct epoll_event events[2];
+    int timeout = sleep_ms(l), n = 1;
+
+    l->impatient = false;
+    if (timeout == 0)
+        return;
+    atomic_store(&l->asleep, true);
+    if (!atomic_load(&l->finished) && !atomic_load(&l->stop))
+        n = epoll_wait(l->epoll, events, 2, timeout);
+    atomic_store(&l->asleep, false);
+    l->impatient = n == 0;
+}
+
+static void *run(void *arg)
+{
+    struct http_loop *l = arg;
+
+    while (!atomic_load(&l->stop)) {
+        take_finished(l);
+        (void)MHD_run(l->daemon);
+        hand_over(l);
+        sleep_until_news(l);
+    }
+    take_finished(l);
+    return NULL;
+}
+
+/* ---- beginning and end ---- */
+
+static int start_thread(struct http_loop *l)
+{
+    pthread_attr_t attr;
+    sigset_t all, before; /* signals are for the main thread */
+    int rc = pthread_attr_init(&attr);
+
+    if (rc != 0)
+        return rc;
+    pthread_attr_setstacksize(&attr, THREAD_STACK_BYTES);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rc = pthread_create(&l->thread, &attr, run, l);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attr);
+    if (rc == 0)
+        pthread_setname_np(l->thread, "convd-io");
+    return rc;
+}
+
+enum cvd_status loop_start(struct http_loop *l, struct cvd_error *err)
+{
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+    struct epoll_event sockets = {.events = EPOLLIN};
+    struct epoll_event wake = {.events = EPOLLIN | EPOLLET}; /* never read */
+
+    l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    l->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (!info || l->wake < 0 || l->epoll < 0 ||
+        epoll_ctl(l->epoll, EPOLL_CTL_ADD, info->epoll_fd, &sockets) != 0 ||
+        epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->wake, &wake) != 0)
+        return cvd_error_set(err, CVD_STATUS_IO, "cannot watch connections: %s", strerror(errno));
+    int rc = start_thread(l);
+    if (rc != 0)
+        return cvd_error_set(err, CVD_STATUS_IO, "cannot start a thread: %s", strerror(rc));
+    l->running = true;
+    return CVD_STATUS_OK;
+}
+
+void loop_stop(struct http_loop *l)
+{
+    uint64_t one = 1;
+
+    if (l->running) {
+        atomic_store(&l->stop, true);
+        (void)!write(l->wake, &one, sizeof one);
+        pthread_join(l->thread, NULL);
+    }
+    l->running = false;
+    if (l->daemon)
+        MHD_stop_daemon(l->daemon);
+    if (l->wake >= 0)
+        close(l->wake);
+    if (l->epoll >= 0)
+        close(l->epoll);
+}
