@@ -31,7 +31,8 @@ struct classify {
     size_t top; /* classes to report */
     struct classify_body body;
     bool body_is_read;
-    unsigned announced; /* images, to the batcher, while they are decoded */
+    unsigned places;      /* in the model's queue, until the images are there */
+    uint64_t deferred_ns; /* when it began to wait for a worker to decode it; 0: it does not */
     struct batch_ticket ticket;
     float *input, *output; /* one allocation, with: */
     uint32_t *indices;     /* room for `top` */
@@ -77,10 +78,7 @@ static void refuse_admission(struct classify *c, enum batch_admission admission)
         metrics_rejected(rq->app->metrics, REJECT_DEADLINE);
         reply_busy(rq, "queue_timeout", "the queue is longer than this request may wait");
         break;
-    case BATCH_CLOSED:
     case BATCH_ACCEPTED:
-        metrics_rejected(rq->app->metrics, REJECT_DRAINING);
-        reply_busy(rq, "draining", "the server is shutting down");
         break;
     }
 }
@@ -193,7 +191,7 @@ static void computed(struct batch_ticket *ticket)
     struct classify *c = ticket->cookie;
     struct request *rq = c->rq;
     struct metrics_model *metrics = c->model->metrics;
-    rq->queue_ns = ticket->queue_ns;
+    rq->queue_ns += ticket->queue_ns;
     rq->compute_ns = ticket->compute_ns;
     rq->batch_size = ticket->batch_size;
     switch (ticket->outcome) {
@@ -284,7 +282,37 @@ static bool decode(struct classify *c)
     return true;
 }
 
-/* Hands the decoded images of a deferred request to the model's queue. */
+/* Lets the request in with so many images; false with the reply filled. */
+static bool enter(struct classify *c, unsigned images)
+{
+    enum batch_admission admission = batch_reserve(c->model->batcher, images, c->rq->deadline_ns);
+    if (admission != BATCH_ACCEPTED) {
+        refuse_admission(c, admission);
+        return false;
+    }
+    c->places = images;
+    return true;
+}
+
+static void leave(struct classify *c)
+{
+    batch_give_back(c->model->batcher, c->places);
+    c->places = 0;
+}
+
+/* Every request has one image at least, and a place for it before anything else is known. One that
+ * turns out to have more is let in with all of them or not at all. */
+static bool enter_with_all(struct classify *c)
+{
+    if (c->body.images == c->places) {
+        return true;
+    }
+    leave(c);
+    return enter(c, c->body.images);
+}
+
+/* Hands the decoded images of a deferred request to the model's queue. At once, another thread may
+ * have completed the request. */
 static void submit(struct classify *c, bool more_follow)
 {
     struct request *rq = c->rq;
@@ -294,25 +322,19 @@ static void submit(struct classify *c, bool more_follow)
                                       .deadline_ns = rq->deadline_ns,
                                       .gone = rq->gone,
                                       .done = computed,
-                                      .cookie = c};
-    struct batcher *b = c->model->batcher;
-    enum batch_admission admission =
-        more_follow ? batch_submit_more(b, &c->ticket) : batch_submit(b, &c->ticket);
-    /* Once accepted, another thread may have completed the request already. */
-    if (admission != BATCH_ACCEPTED) {
-        refuse_admission(c, admission);
-        complete(c, NULL);
-    }
+                                      .cookie = c,
+                                      .decode_ns = c->deferred_ns ? rq->decode_ns : 0};
+    (more_follow ? batch_submit_more : batch_submit)(c->model->batcher, &c->ticket);
 }
 
 static void run_job(struct cvd_job *job)
 {
     struct classify *c = (struct classify *)job;
-    bool decoded = still_wanted(c) && (c->body_is_read || read_body(c)) && decode(c);
-    batch_arrive(c->model->batcher, c->announced, decoded ? c->rq->decode_ns : 0);
-    if (decoded) {
+    c->rq->queue_ns = clock_ns() - c->deferred_ns;
+    if (still_wanted(c) && (c->body_is_read || (read_body(c) && enter_with_all(c))) && decode(c)) {
         submit(c, false);
     } else {
+        leave(c);
         complete(c, NULL);
     }
 }
@@ -394,43 +416,37 @@ static struct classify *create(struct request *rq, struct registry_model *model,
     return c;
 }
 
-/* What a look at the queue already tells, before any work is put into the request. */
-static bool queue_has_room(struct classify *c)
+/* Reads, and decodes, what is read and decoded in no time; false with the reply filled. */
+static bool begin_inline(struct classify *c, bool *decoded)
 {
-    const struct batcher *b = c->model->batcher;
-    uint64_t deadline_ns = c->rq->deadline_ns;
-    if (batch_depth(b) >= c->rq->app->config->max_queue) {
-        refuse_admission(c, BATCH_FULL);
+    *decoded = false;
+    if (c->rq->body_len > INLINE_BODY_BYTES) {
+        return true;
+    }
+    if (!read_body(c) || !enter_with_all(c)) {
         return false;
     }
-    if (deadline_ns && clock_ns() + batch_estimate_ns(b) >= deadline_ns) {
-        refuse_admission(c, BATCH_TOO_LATE);
-        return false;
-    }
-    return true;
+    *decoded = classify_cost_ns(&c->body, &c->model->preprocess, &c->limits) <= INLINE_COST_NS;
+    return !*decoded || decode(c);
 }
 
 static enum request_result begin(struct classify *c)
 {
     struct request *rq = c->rq;
-    if (!queue_has_room(c)) {
+    bool decoded;
+    if (!enter(c, 1)) {
         return REQUEST_DONE;
     }
-    if (rq->body_len <= INLINE_BODY_BYTES) {
-        if (!read_body(c)) {
-            return REQUEST_DONE;
-        }
-        if (classify_cost_ns(&c->body, &c->model->preprocess, &c->limits) <= INLINE_COST_NS) {
-            if (!decode(c)) {
-                return REQUEST_DONE;
-            }
-            request_defer(rq, go_to_queue, false);
-            return REQUEST_DEFERRED;
-        }
+    if (!begin_inline(c, &decoded)) {
+        leave(c);
+        return REQUEST_DONE;
     }
-    c->announced = c->body_is_read ? c->body.images : 1; /* one at least */
-    batch_announce(c->model->batcher, c->announced);
-    request_defer(rq, go_to_worker, true);
+    if (decoded) {
+        request_defer(rq, go_to_queue, false);
+    } else {
+        c->deferred_ns = clock_ns();
+        request_defer(rq, go_to_worker, true);
+    }
     return REQUEST_DEFERRED;
 }
 

@@ -24,12 +24,13 @@
  *
  * The lock guards everything that changes, and the clock is read under it, so that tickets stand in
  * the order of their arrival and none arrived later than "now"; it is held for list work alone,
- * never while the engine, a session or a ticket's done() is called. The atomics among the fields
- * are written under it and read without it by estimates.
+ * never while the engine, a session or a ticket's done() is called. Who is let in is decided
+ * without it, by the door, whose account of the queue is kept under it.
  */
 #include "server/batch.h"
 
 #include "server/clock.h"
+#include "server/door.h"
 #include "server/metrics.h"
 
 #include <assert.h>
@@ -68,14 +69,14 @@ struct runner {
 struct batcher {
     struct cvd_engine *engine;
     struct metrics_model *metrics;
-    struct batch_budget *budget;
-    unsigned max_batch, max_queue;
+    unsigned max_batch;
     unsigned fixed_batch; /* 0 = any size can be run */
     uint64_t max_delay_ns;
     bool shares;
     size_t input_elements, output_elements; /* of one image */
     struct runner *runners;
     unsigned runner_count;
+    struct door door;
 
     pthread_mutex_t lock;
     pthread_cond_t drained; /* closing, nothing waits and every runner is idle */
@@ -84,12 +85,6 @@ struct batcher {
     struct runner *idle;
     unsigned starting;
     bool closing;
-    atomic_uint idle_count;
-    atomic_uint queued;                 /* images waiting */
-    atomic_uint running;                /* images being computed */
-    atomic_uint_least64_t ns_per_image; /* on one worker; moving average, 0 until the first batch */
-    atomic_uint coming;                 /* images announced, see batch_announce() */
-    atomic_uint_least64_t ns_to_arrive; /* of one image's decoding; moving average */
 
     /* What the timer looks after, on the clock of deadlines. All of them may be too early, as after
      * a ticket has left; then the timer wakes up for nothing. */
@@ -111,11 +106,8 @@ static size_t image_bytes(const struct batcher *b)
 /* Accounts for images that no longer wait. */
 static void leave_queue(struct batcher *b, unsigned images)
 {
-    size_t bytes = images * image_bytes(b);
-    b->queued -= images;
-    atomic_fetch_sub_explicit(&b->budget->bytes, bytes, memory_order_relaxed);
-    metrics_queue_depth(b->metrics, -(int)images);
-    metrics_queue_bytes(metrics_of(b->metrics), -(ptrdiff_t)bytes);
+    b->door.queued -= images;
+    door_leave(&b->door, images);
 }
 
 static void append(struct ended *list, struct batch_ticket *t)
@@ -206,14 +198,14 @@ static void drop_all_dead(struct batcher *b, uint64_t now, struct ended *ended)
 /* How many runners the queue has work for just now. */
 static unsigned wanted(const struct batcher *b, uint64_t now)
 {
-    if (b->queued == 0)
+    if (b->door.queued == 0)
         return 0;
     if (b->shares)
-        return b->queued;
-    unsigned batches = b->queued / b->max_batch;
+        return b->door.queued;
+    unsigned batches = b->door.queued / b->max_batch;
     bool rest_may_run =
         b->closing || now >= b->hurry_ns || now - b->head->arrival_ns >= b->max_delay_ns;
-    return batches + (b->queued % b->max_batch && rest_may_run);
+    return batches + (b->door.queued % b->max_batch && rest_may_run);
 }
 
 /* Takes runners off the idle list; the caller hands them to the engine once it holds no lock. */
@@ -224,7 +216,7 @@ static struct runner *activate(struct batcher *b, uint64_t now)
     while (b->idle && b->starting < target) {
         struct runner *r = b->idle;
         b->idle = r->next;
-        b->idle_count--;
+        b->door.idle--;
         b->starting++;
         r->next = list;
         list = r;
@@ -235,7 +227,7 @@ static struct runner *activate(struct batcher *b, uint64_t now)
 /* How many images a batch that begins now may have for a ticket in it to be answered in time. */
 static unsigned in_time(const struct batcher *b, const struct batch_ticket *t, uint64_t now)
 {
-    uint64_t ns = b->ns_per_image;
+    uint64_t ns = b->door.ns_per_image;
     if (!t->deadline_ns || ns == 0 || b->fixed_batch)
         return UINT_MAX;
     uint64_t images = t->deadline_ns > now ? (t->deadline_ns - now) / ns : 0;
@@ -254,7 +246,7 @@ static void form(struct runner *r, struct ended *ended)
     unsigned limit = 0;
     if (wanted(b, now) > 0) {
         limit = b->max_batch;
-        unsigned share = b->queued / ready + (b->queued % ready != 0);
+        unsigned share = b->door.queued / ready + (b->door.queued % ready != 0);
         if (b->shares && share < limit)
             limit = share;
     }
@@ -280,17 +272,12 @@ static void form(struct runner *r, struct ended *ended)
         drop_dead(b, now, ended);
     }
     r->close = r->images == b->max_batch ? CLOSE_FULL : b->max_delay_ns ? CLOSE_DELAY : CLOSE_IDLE;
-    b->running += r->images;
+    b->door.running += r->images;
     if (b->max_delay_ns) {
         if (b->hurry_ns != NEVER) /* perhaps of a ticket that is in this batch */
             drop_all_dead(b, now, ended);
         pthread_cond_signal(&b->timing);
     }
-}
-
-static uint64_t moving_average(uint64_t average, uint64_t ns)
-{
-    return average ? average - average / 8 + ns / 8 : ns;
 }
 
 /* Books a batch's results in its tickets; those that are complete are to be ended. */
@@ -309,8 +296,8 @@ static void finish(struct runner *r, uint64_t begin, uint64_t end, struct ended 
             append(ended, t);
         }
     }
-    b->running -= r->images;
-    b->ns_per_image = moving_average(b->ns_per_image, (end - begin) / r->images);
+    b->door.running -= r->images;
+    door_note_computed(&b->door, r->images, end - begin);
 }
 
 /* ---- without the lock ---- */
@@ -444,9 +431,9 @@ static void run_job(struct cvd_job *job)
     pthread_mutex_lock(&b->lock);
     r->next = b->idle;
     b->idle = r;
-    b->idle_count++;
+    b->door.idle++;
     struct runner *list = activate(b, clock_ns());
-    if (b->closing && b->idle_count == b->runner_count && !b->head)
+    if (b->closing && b->door.idle == b->runner_count && !b->head)
         pthread_cond_broadcast(&b->drained);
     pthread_mutex_unlock(&b->lock);
     start(engine, list);
@@ -508,112 +495,62 @@ static void *timer_main(void *cookie)
 
 /* ---- submitting ---- */
 
-/* Until a ticket that comes now is computed. */
-static uint64_t wait_ns(const struct batcher *b)
+enum batch_admission batch_reserve(struct batcher *b, unsigned images, uint64_t deadline_ns)
 {
-    uint64_t ahead = b->queued;
-    if (b->idle_count == 0)
-        ahead += b->running / 2; /* half done, on average */
-    return ahead * b->ns_per_image / b->runner_count;
+    return door_enter(&b->door, images, deadline_ns);
 }
 
-uint64_t batch_estimate_ns(const struct batcher *b)
+void batch_give_back(struct batcher *b, unsigned images)
 {
-    return wait_ns(b) + b->coming * (b->ns_per_image + b->ns_to_arrive) / b->runner_count;
+    door_leave(&b->door, images);
 }
 
 unsigned batch_depth(const struct batcher *b)
 {
-    return b->queued + b->coming;
+    return b->door.places;
 }
 
-void batch_announce(struct batcher *b, unsigned images)
+uint64_t batch_estimate_ns(const struct batcher *b)
 {
-    atomic_fetch_add_explicit(&b->coming, images, memory_order_relaxed);
+    return door_wait_ns(&b->door);
 }
 
-void batch_arrive(struct batcher *b, unsigned images, uint64_t took_ns)
-{
-    atomic_fetch_sub_explicit(&b->coming, images, memory_order_relaxed);
-    if (took_ns > 0)
-        b->ns_to_arrive = moving_average(b->ns_to_arrive, took_ns / images);
-}
-
-/* Whether a ticket that comes now would be answered before its deadline. Where nothing is in its
- * way it is given the chance, whatever the estimate says: it may be what corrects the estimate. */
-static bool may_be_in_time(const struct batcher *b, const struct batch_ticket *t)
-{
-    uint64_t wait = wait_ns(b), runners = b->runner_count;
-    uint64_t compute = (t->images + runners - 1) / runners * b->ns_per_image;
-    return t->arrival_ns + wait + (wait > 0 ? compute : 0) < t->deadline_ns;
-}
-
-static bool budget_take(struct batch_budget *budget, size_t bytes)
-{
-    size_t before = atomic_fetch_add_explicit(&budget->bytes, bytes, memory_order_relaxed);
-    if (before <= budget->max_bytes && bytes <= budget->max_bytes - before)
-        return true;
-    atomic_fetch_sub_explicit(&budget->bytes, bytes, memory_order_relaxed);
-    return false;
-}
-
-/* Decides under the lock and, when it is yes, takes the ticket's bytes from the budget. */
-static enum batch_admission admit(struct batcher *b, const struct batch_ticket *t)
-{
-    size_t bytes;
-    if (b->closing)
-        return BATCH_CLOSED;
-    if (t->images > b->max_queue || b->queued > b->max_queue - t->images ||
-        __builtin_mul_overflow(image_bytes(b), t->images, &bytes))
-        return BATCH_FULL;
-    if (t->deadline_ns && !may_be_in_time(b, t))
-        return BATCH_TOO_LATE;
-    if (!budget_take(b->budget, bytes))
-        return BATCH_FULL;
-    metrics_queue_depth(b->metrics, (int)t->images);
-    metrics_queue_bytes(metrics_of(b->metrics), (ptrdiff_t)bytes);
-    return BATCH_ACCEPTED;
-}
-
-static enum batch_admission submit(struct batcher *b, struct batch_ticket *t, bool more)
+static void submit(struct batcher *b, struct batch_ticket *t, bool more)
 {
     struct cvd_engine *engine = b->engine;
-    struct runner *list = NULL;
     assert(t->images >= 1);
     t->outcome = BATCH_DONE;
     t->queue_ns = t->compute_ns = 0;
     t->batch_size = t->taken = t->finished = 0;
     t->next = NULL;
+    if (t->decode_ns > 0)
+        door_note_decoded(&b->door, t->images, t->decode_ns);
 
     pthread_mutex_lock(&b->lock);
+    assert(!b->closing);
     t->arrival_ns = clock_ns();
-    enum batch_admission admission = admit(b, t);
-    if (admission == BATCH_ACCEPTED) {
-        bool first = !b->tail;
-        if (first)
-            b->head = t;
-        else
-            b->tail->next = t;
-        b->tail = t;
-        if (note_times(b, t) || (first && b->max_delay_ns))
-            pthread_cond_signal(&b->timing);
-        b->queued += t->images;
-    }
-    if (!more) /* also for those before, when this one is refused */
-        list = activate(b, t->arrival_ns);
+    bool first = !b->tail;
+    if (first)
+        b->head = t;
+    else
+        b->tail->next = t;
+    b->tail = t;
+    if (note_times(b, t) || (first && b->max_delay_ns))
+        pthread_cond_signal(&b->timing);
+    b->door.queued += t->images;
+    struct runner *list = more ? NULL : activate(b, t->arrival_ns);
     pthread_mutex_unlock(&b->lock);
     start_next(engine, list);
-    return admission;
 }
 
-enum batch_admission batch_submit(struct batcher *b, struct batch_ticket *t)
+void batch_submit(struct batcher *b, struct batch_ticket *t)
 {
-    return submit(b, t, false);
+    submit(b, t, false);
 }
 
-enum batch_admission batch_submit_more(struct batcher *b, struct batch_ticket *t)
+void batch_submit_more(struct batcher *b, struct batch_ticket *t)
 {
-    return submit(b, t, true);
+    submit(b, t, true);
 }
 
 /* ---- making and ending ---- */
@@ -658,6 +595,7 @@ static enum cvd_status measure_model(struct batcher *b, const struct cvd_model *
         return cvd_error_set(err, CVD_STATUS_UNSUPPORTED,
                              "input '%s' and output '%s' must have the images in dimension 0",
                              in.name, out.name);
+    b->door.image_bytes = image_bytes(b);
     if (fixed)
         b->fixed_batch = b->max_batch = (unsigned)fixed;
     b->shares = !fixed && !b->max_delay_ns;
@@ -671,7 +609,7 @@ static enum cvd_status runner_init(struct batcher *b, struct runner *r,
     r->b = b;
     r->next = b->idle; /* first of all, so that batcher_destroy() finds every runner idle */
     b->idle = r;
-    b->idle_count++;
+    b->door.idle++;
     enum cvd_status status = cvd_session_create(model, b->max_batch, &r->session, err);
     if (status != CVD_STATUS_OK)
         return status;
@@ -716,11 +654,13 @@ enum cvd_status batcher_create(struct cvd_engine *engine, const struct cvd_model
         return cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "no memory for a batcher");
     b->engine = engine;
     b->metrics = options->metrics;
-    b->budget = options->budget;
     b->max_batch = options->max_batch;
-    b->max_queue = options->max_queue;
     b->max_delay_ns = options->max_delay_ns;
     b->hurry_ns = b->expiry_ns = NEVER;
+    b->door = (struct door){.budget = options->budget,
+                            .metrics = options->metrics,
+                            .max_queue = options->max_queue,
+                            .workers = cvd_engine_threads(engine)};
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -732,13 +672,12 @@ enum cvd_status batcher_create(struct cvd_engine *engine, const struct cvd_model
     enum cvd_status status = measure_model(b, model, err);
     if (status != CVD_STATUS_OK)
         goto fail;
-    unsigned count = cvd_engine_threads(engine);
-    b->runners = calloc(count, sizeof *b->runners);
+    b->runners = calloc(b->door.workers, sizeof *b->runners);
     if (!b->runners) {
         status = cvd_error_set(err, CVD_STATUS_OUT_OF_MEMORY, "no memory for a batcher");
         goto fail;
     }
-    while (b->runner_count < count) {
+    while (b->runner_count < b->door.workers) {
         status = runner_init(b, &b->runners[b->runner_count++], model, err);
         if (status != CVD_STATUS_OK)
             goto fail;
@@ -764,7 +703,7 @@ void batcher_destroy(struct batcher *b)
     pthread_mutex_unlock(&b->lock);
     start(b->engine, list);
     pthread_mutex_lock(&b->lock);
-    while (b->head || b->idle_count < b->runner_count)
+    while (b->head || b->door.idle < b->runner_count)
         pthread_cond_wait(&b->drained, &b->lock);
     pthread_mutex_unlock(&b->lock);
     if (b->has_timer)

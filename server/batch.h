@@ -47,8 +47,9 @@ struct batch_ticket {
     unsigned images;                           /* at least 1 */
     uint64_t deadline_ns;                      /* 0 = none */
     const atomic_bool *gone;                   /* or NULL */
-    void (*done)(struct batch_ticket *ticket); /* once for every accepted ticket, on some thread */
+    void (*done)(struct batch_ticket *ticket); /* once, on some thread */
     void *cookie;
+    uint64_t decode_ns; /* what making the input took a worker; 0: it was there at once */
     /* set by the batcher before done() */
     enum batch_outcome outcome;
     uint64_t queue_ns, compute_ns;
@@ -61,9 +62,8 @@ struct batch_ticket {
 
 enum batch_admission {
     BATCH_ACCEPTED,
-    BATCH_FULL,     /* max_queue or max_queue_bytes: 503 queue_full */
-    BATCH_TOO_LATE, /* it would be answered after its deadline: 503 deadline */
-    BATCH_CLOSED    /* the batcher is being closed */
+    BATCH_FULL,    /* max_queue or max_queue_bytes: 503 queue_full */
+    BATCH_TOO_LATE /* it would be answered after its deadline: 503 queue_timeout */
 };
 
 /* The model's first input must be float32 with the images in dimension 0. */
@@ -71,27 +71,27 @@ enum cvd_status batcher_create(struct cvd_engine *engine, const struct cvd_model
                                const struct batch_options *options, struct batcher **out,
                                struct cvd_error *err);
 
-/* Waits until everything accepted is done. NULL is allowed. */
+/* Waits until everything submitted is done; nothing may be reserved. NULL is allowed. */
 void batcher_destroy(struct batcher *b);
 
-/* Never blocks. Any thread. */
-enum batch_admission batch_submit(struct batcher *b, struct batch_ticket *ticket);
+/*
+ * A request is let in once, before any work is put into it: BATCH_ACCEPTED is a promise of places
+ * in the queue for its images, in number and bytes, to be kept by a ticket with as many images or
+ * to be given back. Neither blocks nor locks. Any thread. deadline_ns may be 0.
+ */
+enum batch_admission batch_reserve(struct batcher *b, unsigned images, uint64_t deadline_ns);
+void batch_give_back(struct batcher *b, unsigned images);
+
+/* Puts the images into the queue, on the places that were reserved for them. Any thread. */
+void batch_submit(struct batcher *b, struct batch_ticket *ticket);
 
 /* The same for a ticket that others follow at once, the last of them through batch_submit(), which
  * calls workers for all of them: what came together is computed together. */
-enum batch_admission batch_submit_more(struct batcher *b, struct batch_ticket *ticket);
+void batch_submit_more(struct batcher *b, struct batch_ticket *ticket);
 
-/* Images waiting or announced now, and a guess in nanoseconds of how long one more would wait. */
+/* Images let in and not yet computed, and a guess in nanoseconds of how long one more would wait.
+ */
 unsigned batch_depth(const struct batcher *b);
 uint64_t batch_estimate_ns(const struct batcher *b);
-
-/*
- * A request that has to be decoded by a worker first is announced when it is let in, and arrives
- * when it is about to be submitted, or will not be; took_ns is what its decoding took, 0 when it
- * did not get that far. Without this, more requests would be let in, and decoded, than the queue
- * then has room and time for.
- */
-void batch_announce(struct batcher *b, unsigned images);
-void batch_arrive(struct batcher *b, unsigned images, uint64_t took_ns);
 
 #endif

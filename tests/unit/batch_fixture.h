@@ -210,9 +210,15 @@ static inline void expect_batches(double full, double delay, double idle, double
     cr_expect_float_eq(metric("convd_queue_bytes"), 0, 0.1);
 }
 
+static inline enum batch_admission reserve(struct batcher *b, const struct upload *up)
+{
+    return batch_reserve(b, up->ticket.images, up->ticket.deadline_ns);
+}
+
 static inline void submit(struct batcher *b, struct upload *up)
 {
-    cr_assert_eq(batch_submit(b, &up->ticket), BATCH_ACCEPTED);
+    cr_assert_eq(reserve(b, up), BATCH_ACCEPTED);
+    batch_submit(b, &up->ticket);
 }
 
 #endif

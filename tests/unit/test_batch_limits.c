@@ -12,10 +12,10 @@ Test(batch, the_queue_is_bounded_in_images)
     struct batcher *b = batcher(8, 0, 5);
     for (unsigned i = 0; i < 3; i++)
         upload_init(&up[i], i == 0 ? 6 : 3, i, &done);
-    cr_expect_eq(batch_submit(b, &up[0].ticket), BATCH_FULL, "six never fit");
+    cr_expect_eq(reserve(b, &up[0]), BATCH_FULL, "six never fit");
     occupy(1);
     submit(b, &up[1]);
-    cr_expect_eq(batch_submit(b, &up[2].ticket), BATCH_FULL);
+    cr_expect_eq(reserve(b, &up[2]), BATCH_FULL);
     cr_expect_eq(batch_depth(b), 3);
     release(1);
     wait_for(&done, 1);
@@ -42,7 +42,7 @@ Test(batch, the_bytes_are_bounded_over_all_models)
     occupy(1);
     submit(b, &up[0]);
     submit(other, &up[1]);
-    cr_expect_eq(batch_submit(b, &up[2].ticket), BATCH_FULL);
+    cr_expect_eq(reserve(b, &up[2]), BATCH_FULL);
     cr_expect_eq(budget.bytes, 5 * IN * sizeof(float));
     cr_expect_float_eq(metric("convd_queue_bytes"), 5 * IN * sizeof(float), 0.1);
     release(1);
@@ -68,7 +68,7 @@ Test(batch, what_cannot_be_in_time_is_refused)
     upload_init(&many, 200000, 1, &done);
     upload_init(&late, 1, 2, &done);
     first.ticket.deadline_ns = clock_ns();
-    cr_expect_eq(batch_submit(b, &first.ticket), BATCH_TOO_LATE, "the deadline has passed");
+    cr_expect_eq(reserve(b, &first), BATCH_TOO_LATE, "the deadline has passed");
     first.ticket.deadline_ns = clock_ns() + 60000000000u;
     cr_expect_eq(batch_estimate_ns(b), 0, "nothing is known and nothing waits");
     submit(b, &first);
@@ -81,7 +81,7 @@ Test(batch, what_cannot_be_in_time_is_refused)
     enum batch_admission admission;
     do { /* until the decision fell before the deadline: a busy machine may be slower */
         late.ticket.deadline_ns = clock_ns() + estimate / 2;
-        admission = batch_submit(b, &late.ticket);
+        admission = reserve(b, &late);
     } while (clock_ns() >= late.ticket.deadline_ns);
     cr_expect_eq(admission, BATCH_TOO_LATE);
     late.ticket.deadline_ns = clock_ns() + estimate + 60000000000u;
@@ -117,7 +117,7 @@ Test(batch, what_would_be_done_too_late_is_refused)
     enum batch_admission admission;
     do { /* until the wait alone was not too long: a busy machine may be slower */
         late.ticket.deadline_ns = clock_ns() + estimate + estimate / 2;
-        admission = batch_submit(b, &late.ticket);
+        admission = reserve(b, &late);
     } while (clock_ns() + estimate >= late.ticket.deadline_ns);
     cr_expect_eq(admission, BATCH_TOO_LATE);
     many.gone = true;
@@ -129,8 +129,9 @@ Test(batch, what_would_be_done_too_late_is_refused)
     stop(b);
 }
 
-/* Requests that are being decoded count for those who ask at the door, not for those who are in. */
-Test(batch, announced_images_make_the_door_narrower)
+/* Who is let in is sure of his place, however long he takes to come to the queue: those who ask
+ * meanwhile find it taken, and he does not ask again. */
+Test(batch, a_reserved_place_is_kept)
 {
     struct upload first, next;
     sem_t done;
@@ -138,28 +139,120 @@ Test(batch, announced_images_make_the_door_narrower)
     start(1, 0);
     struct batcher *b = batcher(8, 0, 4);
     upload_init(&first, 4, 0, &done);
-    upload_init(&next, 4, 1, &done);
-    submit(b, &first);
-    wait_for(&done, 1);
-    batch_announce(b, 4);
+    upload_init(&next, 1, 1, &done);
+    cr_expect_eq(reserve(b, &first), BATCH_ACCEPTED);
     cr_expect_eq(batch_depth(b), 4);
-    cr_expect_gt(batch_estimate_ns(b), 0, "they will have to be computed");
-    next.ticket.deadline_ns = clock_ns() + 60000000000u;
-    submit(b, &next); /* there are four places in the queue itself */
+    cr_expect_eq(budget.bytes, 4 * IN * sizeof(float));
+    cr_expect_float_eq(metric("convd_queue_depth{model=\"m\"}"), 4, 0.1);
+    cr_expect_eq(reserve(b, &next), BATCH_FULL);
+    batch_submit(b, &first.ticket);
+    wait_for(&done, 1);
+    expect_own_answer(&first);
+    submit(b, &next);
     wait_for(&done, 1);
     expect_own_answer(&next);
-    batch_arrive(b, 4, 4000000000u);
+
+    cr_expect_eq(reserve(b, &first), BATCH_ACCEPTED);
+    batch_give_back(b, 4);
     cr_expect_eq(batch_depth(b), 0);
-    cr_expect_eq(batch_estimate_ns(b), 0);
-    batch_announce(b, 3);
-    cr_expect_geq(batch_estimate_ns(b), 3000000000u, "an image takes a second to decode");
-    cr_expect_lt(batch_estimate_ns(b), 4000000000u);
-    batch_arrive(b, 3, 0); /* not decoded: that tells nothing */
-    batch_announce(b, 1);
-    cr_expect_geq(batch_estimate_ns(b), 1000000000u);
-    batch_arrive(b, 1, 0);
+    cr_expect_eq(budget.bytes, 0);
+    cr_expect_float_eq(metric("convd_queue_depth{model=\"m\"}"), 0, 0.1);
+    cr_expect_float_eq(metric("convd_queue_bytes"), 0, 0.1);
     upload_free(&first);
     upload_free(&next);
+    stop(b);
+}
+
+/* What is refused for its bytes leaves no place taken. */
+Test(batch, a_refusal_takes_nothing)
+{
+    struct upload up[2];
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    budget.max_bytes = 3 * IN * sizeof(float);
+    struct batcher *b = batcher(8, 0, 4);
+    upload_init(&up[0], 2, 0, &done);
+    upload_init(&up[1], 1, 1, &done);
+    cr_expect_eq(reserve(b, &up[0]), BATCH_ACCEPTED);
+    cr_expect_eq(reserve(b, &up[0]), BATCH_FULL, "four places, but bytes for three");
+    cr_expect_eq(batch_depth(b), 2);
+    cr_expect_eq(reserve(b, &up[1]), BATCH_ACCEPTED);
+    batch_give_back(b, 3);
+    for (unsigned i = 0; i < 2; i++)
+        upload_free(&up[i]);
+    stop(b);
+}
+
+/* An image that is being decoded is waited for as long as that takes, and to be computed after. */
+Test(batch, decoding_is_part_of_the_wait)
+{
+    struct upload first, next;
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(8, 0, 8);
+    upload_init(&first, 4, 0, &done);
+    upload_init(&next, 1, 1, &done);
+    first.ticket.decode_ns = 4000000000u;
+    submit(b, &first);
+    wait_for(&done, 1);
+    cr_expect_eq(batch_estimate_ns(b), 0);
+    cr_expect_eq(batch_reserve(b, 3, 0), BATCH_ACCEPTED);
+    cr_expect_geq(batch_estimate_ns(b), 3000000000u, "an image takes a second to decode");
+    cr_expect_lt(batch_estimate_ns(b), 4000000000u);
+    next.ticket.deadline_ns = clock_ns() + 1000000000u;
+    cr_expect_eq(reserve(b, &next), BATCH_TOO_LATE);
+    batch_give_back(b, 3);
+    submit(b, &next); /* was there at once: that tells nothing of decoding */
+    wait_for(&done, 1);
+    cr_expect_eq(batch_reserve(b, 1, 0), BATCH_ACCEPTED);
+    cr_expect_geq(batch_estimate_ns(b), 1000000000u);
+    batch_give_back(b, 1);
+    upload_free(&first);
+    upload_free(&next);
+    stop(b);
+}
+
+#define KEEN 4
+struct keen {
+    pthread_t thread;
+    struct batcher *b;
+    unsigned most, let_in;
+};
+
+static void *reserve_often(void *cookie)
+{
+    struct keen *k = cookie;
+    for (unsigned i = 0; i < 20000; i++) {
+        unsigned images = 1 + i % 3;
+        if (batch_reserve(k->b, images, 0) != BATCH_ACCEPTED)
+            continue;
+        unsigned depth = batch_depth(k->b);
+        k->most = depth > k->most ? depth : k->most;
+        k->let_in++;
+        batch_give_back(k->b, images);
+    }
+    return NULL;
+}
+
+/* Without a lock, and yet never one too many. */
+Test(batch, places_are_bounded_for_many_at_once)
+{
+    struct keen keen[KEEN];
+    start(1, 0);
+    budget.max_bytes = 6 * IN * sizeof(float);
+    struct batcher *b = batcher(8, 0, 5);
+    for (unsigned i = 0; i < KEEN; i++) {
+        keen[i] = (struct keen){.b = b};
+        cr_assert_eq(pthread_create(&keen[i].thread, NULL, reserve_often, &keen[i]), 0);
+    }
+    for (unsigned i = 0; i < KEEN; i++) {
+        pthread_join(keen[i].thread, NULL);
+        cr_expect_leq(keen[i].most, 5, "%u places of 5 were taken", keen[i].most);
+        cr_expect_gt(keen[i].let_in, 0);
+    }
+    cr_expect_eq(batch_depth(b), 0);
     stop(b);
 }
 
