@@ -15,6 +15,7 @@
 #include "server/reply.h"
 #include "server/routes.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,7 @@ enum { INLINE_BODY_BYTES = 32 * 1024, INLINE_COST_NS = 200000, DEFAULT_TOP = 5 }
 
 struct classify {
     struct cvd_job job; /* the first: run_job() is handed its address */
+    atomic_uint users;  /* the request, and the batcher: after a deadline either may be the last */
     struct request *rq;
     struct registry_model *model; /* held until there is a reply: how long a client takes to read it
                                      must not keep a model in memory that was replaced */
@@ -38,12 +40,19 @@ struct classify {
     uint32_t *indices;     /* room for `top` */
 };
 
-static void classify_state_free(void *state)
+static void let_go(struct classify *c)
 {
-    struct classify *c = state;
+    if (atomic_fetch_sub(&c->users, 1) > 1) {
+        return;
+    }
     classify_free(&c->body);
     pool_free(c->input);
     pool_free(c);
+}
+
+static void classify_state_free(void *state)
+{
+    let_go(state);
 }
 
 /* ---------------------------------------------------------------- refusals */
@@ -177,18 +186,16 @@ static void answer(struct classify *c)
     reply_json_take(rq, 200, t.data, t.len);
 }
 
-/* A deferred request has its reply; it may be gone, and `c` with it, at once. See
- * request_complete(). */
+/* A deferred request has its reply; it may be gone at once, and `c` with it unless the batcher has
+ * it. See request_complete(). */
 static void complete(struct classify *c, struct request *next)
 {
     registry_release(c->model);
     request_complete(c->rq, next);
 }
 
-/* On a worker, when the images are computed or given up. */
-static void computed(struct batch_ticket *ticket)
+static void reply_with(struct classify *c, const struct batch_ticket *ticket)
 {
-    struct classify *c = ticket->cookie;
     struct request *rq = c->rq;
     struct metrics_model *metrics = c->model->metrics;
     rq->queue_ns += ticket->queue_ns;
@@ -215,8 +222,28 @@ static void computed(struct batch_ticket *ticket)
         reply_error(rq, 500, "internal_error", "the model could not be run");
         break;
     }
-    const struct classify *next = ticket->next ? ticket->next->cookie : NULL;
-    complete(c, next ? next->rq : NULL);
+}
+
+/* The deadline has passed, and the batch is still being computed. */
+static void late(struct batch_ticket *ticket)
+{
+    struct classify *c = ticket->cookie;
+    c->rq->queue_ns += ticket->queue_ns;
+    expire(c);
+    complete(c, NULL);
+}
+
+/* On a worker, when the images are computed or given up. */
+static void computed(struct batch_ticket *ticket)
+{
+    struct classify *c = ticket->cookie;
+    if (!ticket->told) {
+        const struct batch_ticket *next = ticket->next;
+        const struct classify *after = next && !next->told ? next->cookie : NULL;
+        reply_with(c, ticket);
+        complete(c, after ? after->rq : NULL);
+    }
+    let_go(c);
 }
 
 /* ---------------------------------------------------------------- decoding and queueing */
@@ -322,8 +349,10 @@ static void submit(struct classify *c, bool more_follow)
                                       .deadline_ns = rq->deadline_ns,
                                       .gone = rq->gone,
                                       .done = computed,
+                                      .late = late,
                                       .cookie = c,
                                       .decode_ns = c->deferred_ns ? rq->decode_ns : 0};
+    atomic_fetch_add(&c->users, 1);
     (more_follow ? batch_submit_more : batch_submit)(c->model->batcher, &c->ticket);
 }
 
@@ -399,6 +428,7 @@ static struct classify *create(struct request *rq, struct registry_model *model,
         registry_release(model);
         return NULL;
     }
+    atomic_init(&c->users, 1);
     c->rq = rq;
     c->model = model;
     c->top = top == 0 || top > model->classes ? model->classes : top;

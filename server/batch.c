@@ -17,7 +17,8 @@
  *
  * Of a delay a ticket may lose at most half of the time that it has: the oldest, or one in a hurry,
  * sets the batch off. Tickets that expire are ended by the timer, also while all workers are busy
- * with something that takes longer than their deadline.
+ * with something that takes longer than their deadline; for those that a worker is computing, and
+ * whose memory it uses, the timer can only tell their owners.
  *
  * A batch is closed as "full" when it holds max_batch images, else as "delay" where a delay is
  * configured, else as "idle": a worker was free.
@@ -177,8 +178,29 @@ static bool note_times(struct batcher *b, const struct batch_ticket *t)
     return b->hurry_ns < hurry_ns || b->expiry_ns < expiry_ns;
 }
 
+/* Tickets that are being computed: the first of their deadlines is to come. Those whose deadline
+ * has passed are put on `late`, when there is one, and held until they have been told. */
+static void look_at_running(struct batcher *b, uint64_t now, struct ended *late)
+{
+    for (unsigned i = 0; i < b->runner_count; i++) {
+        const struct runner *r = &b->runners[i];
+        for (unsigned n = 0; n < r->segment_count; n++) {
+            struct batch_ticket *t = r->segments[n].ticket;
+            if (!t->late || t->told || !t->deadline_ns)
+                continue;
+            if ((now < t->deadline_ns || !late) && t->deadline_ns < b->expiry_ns)
+                b->expiry_ns = t->deadline_ns;
+            if (now < t->deadline_ns || !late)
+                continue;
+            t->told = t->held = true;
+            t->outcome = BATCH_EXPIRED;
+            append(late, t);
+        }
+    }
+}
+
 /* Drops every dead ticket, wherever it stands, and looks at what the others wait for. */
-static void drop_all_dead(struct batcher *b, uint64_t now, struct ended *ended)
+static void drop_all_dead(struct batcher *b, uint64_t now, struct ended *ended, struct ended *late)
 {
     struct batch_ticket **link = &b->head, *t;
     b->tail = NULL;
@@ -193,6 +215,7 @@ static void drop_all_dead(struct batcher *b, uint64_t now, struct ended *ended)
             link = &t->next;
         }
     }
+    look_at_running(b, now, late);
 }
 
 /* How many runners the queue has work for just now. */
@@ -275,7 +298,7 @@ static void form(struct runner *r, struct ended *ended)
     b->door.running += r->images;
     if (b->max_delay_ns) {
         if (b->hurry_ns != NEVER) /* perhaps of a ticket that is in this batch */
-            drop_all_dead(b, now, ended);
+            drop_all_dead(b, now, ended, NULL);
         pthread_cond_signal(&b->timing);
     }
 }
@@ -288,14 +311,16 @@ static void finish(struct runner *r, uint64_t begin, uint64_t end, struct ended 
         struct segment *s = &r->segments[i];
         struct batch_ticket *t = s->ticket;
         if (t->outcome == BATCH_DONE)
-            t->outcome = s->outcome;
+            t->outcome = t->deadline_ns && end >= t->deadline_ns ? BATCH_EXPIRED : s->outcome;
         t->batch_size = r->images;
         t->finished += s->count;
         if (t->finished == t->images) {
             t->compute_ns = end - t->arrival_ns - t->queue_ns;
-            append(ended, t);
+            if (!t->held)
+                append(ended, t);
         }
     }
+    r->segment_count = 0;
     b->door.running -= r->images;
     door_note_computed(&b->door, r->images, end - begin);
 }
@@ -318,6 +343,23 @@ static void end_dropped(struct batcher *b, const struct ended *dropped)
         if (t->batch_size == 0) /* else counted when its first images were taken */
             metrics_queue_wait(b->metrics, t->queue_ns);
     end_tickets(dropped);
+}
+
+/* Tells the owners of late tickets, and ends those that were finished meanwhile. */
+static void tell(struct batcher *b, const struct ended *late)
+{
+    struct ended complete = {0};
+    for (struct batch_ticket *t = late->first; t; t = t->next)
+        t->late(t);
+    pthread_mutex_lock(&b->lock);
+    for (struct batch_ticket *t = late->first, *next; t; t = next) {
+        next = t->next;
+        t->held = false;
+        if (t->finished == t->images)
+            append(&complete, t);
+    }
+    pthread_mutex_unlock(&b->lock);
+    end_tickets(&complete);
 }
 
 /* Hands runners to the engine. After the last of them the batcher may be gone: it waits only while
@@ -471,7 +513,7 @@ static void *timer_main(void *cookie)
     pthread_mutex_lock(&b->lock);
     while (!b->closing) {
         uint64_t now = clock_ns();
-        struct ended expired = {0};
+        struct ended expired = {0}, late = {0};
         struct runner *list = NULL;
         if (now < next_event(b, batches)) {
             wait_until(b, next_event(b, batches));
@@ -479,13 +521,15 @@ static void *timer_main(void *cookie)
             continue;
         }
         if (now >= b->expiry_ns) {
-            drop_all_dead(b, now, &expired);
+            drop_all_dead(b, now, &expired, &late);
         } else {
             list = activate(b, now);
             batches = list != NULL;
         }
         pthread_mutex_unlock(&b->lock);
         end_dropped(b, &expired);
+        if (late.first)
+            tell(b, &late);
         start(b->engine, list);
         pthread_mutex_lock(&b->lock);
     }
@@ -522,6 +566,7 @@ static void submit(struct batcher *b, struct batch_ticket *t, bool more)
     t->outcome = BATCH_DONE;
     t->queue_ns = t->compute_ns = 0;
     t->batch_size = t->taken = t->finished = 0;
+    t->told = t->held = false;
     t->next = NULL;
     if (t->decode_ns > 0)
         door_note_decoded(&b->door, t->images, t->decode_ns);

@@ -4,8 +4,8 @@
  * Tickets wait in a bounded first-come-first-served queue. As soon as a worker is free it takes its
  * share of what is waiting, up to max_batch images, and runs it; max_delay_ns (0) is counted from
  * the arrival of the oldest. A ticket larger than a batch is split; nothing is padded. Tickets that
- * expire are ended at their deadline; those that nobody waits for any more are dropped when a batch
- * is formed, never computed.
+ * expire are ended at their deadline, or told so when they are being computed by then; those that
+ * nobody waits for any more are dropped when a batch is formed, never computed.
  */
 #ifndef CONVD_SERVER_BATCH_H
 #define CONVD_SERVER_BATCH_H
@@ -33,7 +33,7 @@ struct batch_options {
 
 enum batch_outcome {
     BATCH_DONE,
-    BATCH_EXPIRED,   /* deadline passed in the queue */
+    BATCH_EXPIRED,   /* the deadline passed before it was computed */
     BATCH_CANCELLED, /* *gone was set */
     BATCH_NONFINITE, /* the model's answer for it is NaN or infinite */
     BATCH_FAILED     /* a fault of ours */
@@ -48,15 +48,20 @@ struct batch_ticket {
     uint64_t deadline_ns;                      /* 0 = none */
     const atomic_bool *gone;                   /* or NULL */
     void (*done)(struct batch_ticket *ticket); /* once, on some thread */
+    /* Or NULL. At most once, before done(): the deadline has passed, the ticket is in use until the
+     * batch ends. Of what the batcher sets only queue_ns may be read. */
+    void (*late)(struct batch_ticket *ticket);
     void *cookie;
     uint64_t decode_ns; /* what making the input took a worker; 0: it was there at once */
     /* set by the batcher before done() */
     enum batch_outcome outcome;
     uint64_t queue_ns, compute_ns;
     unsigned batch_size;       /* images of the (last) batch it was part of */
+    bool told;                 /* late() was called; the outcome is BATCH_EXPIRED */
     struct batch_ticket *next; /* its done() is called directly after this one's, or NULL */
     /* the batcher's own */
     unsigned taken, finished;
+    bool held; /* late() is being called */
     uint64_t arrival_ns;
 };
 

@@ -244,6 +244,48 @@ Test(batching, deadlines)
     server_stop(s);
 }
 
+/* The deadline passes while the batch is computed: the client is told then, not when the batch is
+ * over, and the other in it has its answer. */
+Test(batching, a_deadline_passes_during_the_computing)
+{
+    enum { IMAGES_OF_MATE = 1000 };
+    static const char expired[] =
+        "convd_inference_requests_total{model=\"lenet5\",version=\"1\",outcome=\"expired\"}";
+    struct server *s = server_start_with("--cpu", "c", "--threads", "1", "--max-batch", "1024",
+                                         "--max-delay-us", "1000000", "--request-timeout", "60s");
+    struct body b = many_images(IMAGES_OF_MATE);
+    struct client *mate = client_connect(s), *c = client_connect(s);
+    send_images(mate, &b);
+    cr_assert(http_metric_wait(s, "convd_queue_depth{model=\"lenet5\"}", IMAGES_OF_MATE,
+                               IMAGES_OF_MATE, 2));
+    /* Half of that time goes into waiting for more. */
+    double begin = process_now_s();
+    client_printf(c,
+                  "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW "X-Request-Timeout-Ms: %d\r\n"
+                  "Content-Length: 784\r\n\r\n",
+                  60 * server_slowness());
+    client_send(c, digit_pixels(3), 784);
+    response_expect_error(client_read(c, false), 504, "deadline_exceeded", "a long batch");
+    double told = process_now_s() - begin;
+    const struct response *r = client_read(mate, false);
+    cr_assert(r != NULL && r->status == 200);
+    double over = process_now_s() - begin;
+    cr_expect(told < 0.8 * over, "told after %.3f s of %.3f s", told, over);
+    /* On a busy machine it may have expired before. */
+    double computed = http_metric(s, "convd_batch_size_sum{model=\"lenet5\"}");
+    cr_expect(computed == IMAGES_OF_MATE + 1 || over > 0.2, "%g images computed", computed);
+    cr_expect_eq(http_metric(s, IMAGES), IMAGES_OF_MATE);
+    cr_expect_eq(http_metric(s, expired), 1);
+    /* The connection is of use again. */
+    client_printf(c, "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW
+                     "X-Request-Timeout-Ms: 1000\r\nContent-Length: 784\r\n\r\n");
+    client_send(c, digit_pixels(3), 784);
+    expect_digit(client_read(c, false), 3, 5, "afterwards");
+    client_close(mate);
+    client_close(c);
+    server_stop(s);
+}
+
 /* Clients that leave while their request waits, by closing, by a reset or by closing their side
  * alone, are noticed, and their images are not computed. */
 Test(batching, requests_of_clients_that_left_are_dropped)

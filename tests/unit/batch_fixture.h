@@ -74,7 +74,7 @@ struct upload {
     struct batch_ticket ticket; /* first */
     atomic_bool gone;
     sem_t *done;
-    atomic_int done_calls;
+    atomic_int done_calls, late_calls;
     float *input, *output;
 };
 

@@ -429,6 +429,74 @@ Test(batch, the_expired_are_told_in_time)
     stop(b);
 }
 
+static sem_t told;
+static _Atomic uint64_t told_ns;
+
+static void on_late(struct batch_ticket *t)
+{
+    struct upload *up = (struct upload *)t;
+    cr_assert_eq(up->done_calls, 0, "told after the end");
+    up->late_calls++;
+    told_ns = clock_ns();
+    sem_post(&told);
+    usleep(20000); /* the batch may end meanwhile, and must not end the ticket */
+    cr_assert_eq(up->done_calls, 0, "ended while it was being told");
+}
+
+/* The images of 20 ms are being computed when the deadline comes: the owner learns it then, and has
+ * his memory back when the batch is over; others in the batch get their answers. */
+Test(batch, a_deadline_that_passes_meanwhile_is_told)
+{
+    enum { MANY = 400000 };
+    struct upload up[2];
+    sem_t done;
+    sem_init(&done, 0, 0);
+    sem_init(&told, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(2 * MANY, 0, 2 * MANY);
+    for (unsigned i = 0; i < 2; i++)
+        upload_init(&up[i], MANY, i, &done);
+    occupy(1);
+    submit(b, &up[0]);
+    up[1].ticket.late = on_late;
+    up[1].ticket.deadline_ns = clock_ns() + 10000000;
+    submit(b, &up[1]);
+    release(1);
+    wait_for(&done, 2);
+    cr_expect_eq(up[1].ticket.outcome, BATCH_EXPIRED);
+    cr_expect_eq(up[1].done_calls, 1);
+    if (up[1].ticket.batch_size > 0) { /* or it has expired in the queue, on a busy machine */
+        cr_expect_eq(up[1].late_calls, 1);
+        cr_expect(up[1].ticket.told);
+        wait_for(&told, 1);
+        cr_expect_geq(told_ns, up[1].ticket.deadline_ns);
+    }
+    expect_own_answer(&up[0]);
+    cr_expect_eq(up[0].late_calls, 0);
+    for (unsigned i = 0; i < 2; i++)
+        upload_free(&up[i]);
+    stop(b);
+}
+
+/* Who has not asked to be told learns it at the end. */
+Test(batch, an_answer_after_the_deadline_is_none)
+{
+    enum { MANY = 200000 };
+    struct upload up;
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(MANY, 0, MANY);
+    upload_init(&up, MANY, 0, &done);
+    up.ticket.deadline_ns = clock_ns() + 5000000;
+    submit(b, &up);
+    wait_for(&done, 1);
+    cr_expect_eq(up.ticket.outcome, BATCH_EXPIRED);
+    cr_expect(!up.ticket.told);
+    upload_free(&up);
+    stop(b);
+}
+
 /* ---- ending ---- */
 
 static void *release_soon(void *cookie)
