@@ -74,10 +74,10 @@ static void refuse_input(struct classify *c, const struct classify_fault *fault)
     refuse(c->rq, fault);
 }
 
-static void refuse_admission(struct classify *c, enum batch_admission admission)
+static void refuse_admission(struct request *rq, const struct registry_model *model,
+                             unsigned images, enum batch_admission admission)
 {
-    struct request *rq = c->rq;
-    metrics_inference(c->model->metrics, OUTCOME_REJECTED, c->body.images ? c->body.images : 1);
+    metrics_inference(model->metrics, OUTCOME_REJECTED, images);
     switch (admission) {
     case BATCH_FULL:
         metrics_rejected(rq->app->metrics, REJECT_QUEUE_FULL);
@@ -314,7 +314,7 @@ static bool enter(struct classify *c, unsigned images)
 {
     enum batch_admission admission = batch_reserve(c->model->batcher, images, c->rq->deadline_ns);
     if (admission != BATCH_ACCEPTED) {
-        refuse_admission(c, admission);
+        refuse_admission(c->rq, c->model, images, admission);
         return false;
     }
     c->places = images;
@@ -420,6 +420,12 @@ static bool read_options(const struct request *rq, const char **name, const char
     return true;
 }
 
+static void name_model(struct request *rq, const struct registry_model *model)
+{
+    snprintf(rq->model, sizeof rq->model, "%s", model->name);
+    snprintf(rq->version, sizeof rq->version, "%s", model->version);
+}
+
 static struct classify *create(struct request *rq, struct registry_model *model, unsigned long top)
 {
     const struct config *config = rq->app->config;
@@ -441,8 +447,7 @@ static struct classify *create(struct request *rq, struct registry_model *model,
     };
     rq->state = c;
     rq->state_free = classify_state_free;
-    snprintf(rq->model, sizeof rq->model, "%s", model->name);
-    snprintf(rq->version, sizeof rq->version, "%s", model->version);
+    name_model(rq, model);
     return c;
 }
 
@@ -511,4 +516,32 @@ enum request_result api_classify(struct request *rq)
         registry_release(model);
     }
     return result;
+}
+
+/* What the queue tells before the body has come. A place is not taken for a body that a client may
+ * take its time to send. */
+bool api_classify_is_busy(struct request *rq)
+{
+    const char *name, *version;
+    unsigned long top;
+    struct classify_fault fault;
+    struct registry_model *model = NULL;
+    if (read_options(rq, &name, &version, &top, &fault)) {
+        model = registry_acquire(rq->app->registry, name, version);
+    }
+    if (model == NULL) {
+        return false;
+    }
+    enum batch_admission admission = BATCH_ACCEPTED;
+    if (!model->not_images) {
+        admission = batch_reserve(model->batcher, 1, rq->deadline_ns);
+    }
+    if (admission != BATCH_ACCEPTED) {
+        name_model(rq, model);
+        refuse_admission(rq, model, 1, admission);
+    } else if (!model->not_images) {
+        batch_give_back(model->batcher, 1);
+    }
+    registry_release(model);
+    return admission != BATCH_ACCEPTED;
 }

@@ -27,6 +27,8 @@
 #include <string.h>
 #include <strings.h>
 
+#define SHORT_BODY (32u << 10)
+
 static struct conn *conn_of(struct request *rq)
 {
     return (struct conn *)(void *)((char *)rq - offsetof(struct conn, rq));
@@ -266,6 +268,17 @@ static bool refuse_body(struct request *rq, struct conn *c, const struct head *h
     return !c->body.inflater;
 }
 
+/* Whether the request's own handler has no room for it. That is asked before the body is read when
+ * there is something to save: a short body has mostly come with the header. */
+static bool refuse_busy(struct request *rq, struct conn *c, const struct gate_framing *framing)
+{
+    if (!rq->route->is_busy ||
+        !(framing->chunked || framing->expects_continue || framing->content_length > SHORT_BODY))
+        return false;
+    rq->deadline_ns = rq->start_ns + c->timeout_ns;
+    return rq->route->is_busy(rq);
+}
+
 static void reset(struct conn *c)
 {
     struct request *rq = &c->rq;
@@ -315,7 +328,9 @@ static enum MHD_Result begin(struct conn *c, const char *method, const char *ver
     bool has_body = head.framing.chunked || head.framing.content_length > 0;
     if (has_body)
         conn_monitor(c);
-    if (!refuse_target(rq, c) && !refuse_work(rq, c) && !refuse_body(rq, c, &head)) {
+    bool refused = refuse_target(rq, c) || refuse_work(rq, c) || refuse_body(rq, c, &head);
+    bool busy = !refused && refuse_busy(rq, c, &head.framing);
+    if (!refused && !busy) {
         c->stage = STAGE_RECEIVING;
         c->is_work = rq->route->takes_body;
         atomic_fetch_add(&c->http->work, c->is_work);
@@ -324,8 +339,9 @@ static enum MHD_Result begin(struct conn *c, const char *method, const char *ver
     }
     if (!has_body)
         return MHD_YES; /* the next call is the last: it sends the verdict */
-    c->close = true;
-    if (head.framing.expects_continue || head.framing.content_length > DRAIN_LIMIT_BYTES)
+    bool at_once = head.framing.expects_continue || head.framing.content_length > DRAIN_LIMIT_BYTES;
+    c->close = at_once || !busy; /* who is to come again keeps his connection */
+    if (at_once)
         return http_send(c);
     return conn_enter(c, CONN_DRAIN) ? MHD_YES : MHD_NO;
 }

@@ -5,15 +5,15 @@
 
 #include <string.h>
 
-#define GET_ONLY  METHOD_GET | METHOD_HEAD, "GET, HEAD", false, false
-#define ADMIN_GET METHOD_GET | METHOD_HEAD, "GET, HEAD", false, true
-#define UPLOAD    METHOD_POST | METHOD_PUT, "POST, PUT", true, false
+#define GET_ONLY  METHOD_GET | METHOD_HEAD, "GET, HEAD", false, false, NULL
+#define ADMIN_GET METHOD_GET | METHOD_HEAD, "GET, HEAD", false, true, NULL
+#define CLASSIFY  METHOD_POST | METHOD_PUT, "POST, PUT", true, false, api_classify_is_busy
 
 const struct route routes[] = {
     {"/", "/", GET_ONLY, api_index},
-    {"/classify", "/classify", UPLOAD, api_classify},
-    {"/classify/*", "/classify/{model}", UPLOAD, api_classify},
-    {"/classify/*/*", "/classify/{model}/{version}", UPLOAD, api_classify},
+    {"/classify", "/classify", CLASSIFY, api_classify},
+    {"/classify/*", "/classify/{model}", CLASSIFY, api_classify},
+    {"/classify/*/*", "/classify/{model}/{version}", CLASSIFY, api_classify},
     {"/models", "/models", ADMIN_GET, api_models},
     {"/models/*", "/models/{model}", ADMIN_GET, api_model},
     {"/livez", "/livez", ADMIN_GET, api_livez},

@@ -15,6 +15,9 @@ struct route {
     const char *allow;   /* the Allow header for them */
     bool takes_body;     /* false: a body is refused before it is read */
     bool admin;          /* on admin-listen too */
+    /* Or NULL: asked before a body is read that is long, or that the client has not sent yet. True
+     * with the reply filled when there is no room for the request; all else is for the handler. */
+    bool (*is_busy)(struct request *rq);
     enum request_result (*handler)(struct request *rq);
 };
 
@@ -30,6 +33,7 @@ bool routes_match(const char *path, char *scratch, const struct route **route,
 
 /* Handlers, one file per API. */
 enum request_result api_classify(struct request *rq);
+bool api_classify_is_busy(struct request *rq);
 enum request_result api_models(struct request *rq);
 enum request_result api_model(struct request *rq);
 enum request_result api_livez(struct request *rq);

@@ -1,4 +1,4 @@
-/* More photos than the queue has room for: those that are refused are refused undecoded. */
+/* More than the queue has room for: what is refused is refused before work is put into it. */
 #include "tests/support/requests.h"
 
 #include <criterion/criterion.h>
@@ -76,5 +76,68 @@ Test(announced, what_is_refused_is_not_decoded)
     cr_expect_eq(odd, 0);
     cr_expect(answered > 0 && refused > 0, "%u answered, %u refused", answered, refused);
     cr_expect_eq(http_metric(s, "convd_decode_seconds_count{format=\"png\"}"), answered);
+    server_stop(s);
+}
+
+#define DEPTH "convd_queue_depth{model=\"lenet5\"}"
+
+/* A full queue is known before a long body has come: it is read and thrown away, and the connection
+ * is good for the next try; who asks whether to send one need not. */
+Test(announced, a_full_queue_refuses_before_the_body)
+{
+    enum { PLACES = 4, LENGTH = 300000 };
+    struct server *s = server_start_with("--threads", "1", "--max-queue", "4", "--max-delay-us",
+                                         "1000000", "--max-batch", "64");
+    struct client *waiting[PLACES], *late = client_connect(s), *asking = client_connect(s);
+    for (int i = 0; i < PLACES; i++) {
+        waiting[i] = client_connect(s);
+        client_printf(waiting[i], "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                                  "application/octet-stream\r\nContent-Length: 784\r\n\r\n");
+        client_send(waiting[i], digit_pixels(i), 784);
+    }
+    cr_assert(http_metric_wait(s, DEPTH, PLACES, PLACES, 1));
+    client_printf(asking, "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 784\r\n"
+                          "Expect: 100-continue\r\n\r\n");
+    response_expect_error(client_read(asking, false), 503, "queue_full", "100-continue");
+    cr_expect(client_at_end(asking, 2));
+    client_printf(late, "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", LENGTH);
+    cr_expect(!client_readable(late), "answered before the body");
+    client_send(late, data_alloc(LENGTH), LENGTH);
+    const struct response *r = client_read(late, false);
+    response_expect_error(r, 503, "queue_full", "a long body");
+    cr_assert(response_header(r, "Retry-After") != NULL);
+    cr_expect(response_header(r, "Connection") == NULL);
+    for (int i = 0; i < PLACES; i++) {
+        expect_digit(client_read(waiting[i], false), i, 5, "a place in the queue");
+        client_close(waiting[i]);
+    }
+    client_printf(late, "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", LENGTH);
+    client_send(late, data_alloc(LENGTH), LENGTH);
+    response_expect_error(client_read(late, false), 415, NULL, "the next try");
+    cr_expect_eq(http_metric(s, "convd_rejected_total{reason=\"queue_full\"}"), 2);
+    cr_expect_eq(http_metric(s, DEPTH), 0);
+    client_close(late);
+    client_close(asking);
+    server_stop(s);
+}
+
+/* Whoever takes his time to send a body takes nobody's place meanwhile. */
+Test(announced, slow_bodies_take_no_places)
+{
+    enum { SLOW = 8, LENGTH = 100000 };
+    struct server *s = server_start_with("--max-queue", "4");
+    struct client *slow[SLOW];
+    for (int i = 0; i < SLOW; i++) {
+        slow[i] = client_connect(s);
+        client_printf(slow[i], "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n",
+                      LENGTH);
+        client_send(slow[i], data_alloc(LENGTH), LENGTH / 2);
+    }
+    cr_assert(http_metric_wait(s, "convd_inflight_requests", SLOW + 1, SLOW + 1, 2));
+    cr_expect_eq(http_metric(s, DEPTH), 0);
+    expect_digit(http_post(s, "/classify", "application/octet-stream", digit_pixels(4), 784), 4, 5,
+                 "beside slow bodies");
+    for (int i = 0; i < SLOW; i++)
+        client_close(slow[i]);
     server_stop(s);
 }
