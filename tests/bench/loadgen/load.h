@@ -55,8 +55,11 @@ struct load_tally {
     uint64_t wrong; /* answers that are not what the kind expects */
     uint64_t connections_opened;
     unsigned connections_most; /* at one time */
-    struct histogram accepted; /* 2xx */
-    struct histogram rejected; /* 503 */
+    /* From the moment a request was due to: */
+    struct histogram begun;    /* its beginning: a connection was free and we were running */
+    struct histogram accepted; /* its answer, 2xx */
+    struct histogram rejected; /* its answer, 503 */
+    struct histogram served;   /* from the beginning to the answer, 2xx */
     uint64_t *per_second;      /* 2xx by the second in which they came */
     size_t per_second_room;
     uint64_t

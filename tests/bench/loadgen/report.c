@@ -50,8 +50,10 @@ void load_report(FILE *out, const struct load_plan *plan, const struct load_tall
     fprintf(out, "},\"connections\":{\"opened\":%" PRIu64 ",\"most\":%u}", t->connections_opened,
             t->connections_most);
     fprintf(out, ",\"late_ms\":%.3f", (double)t->late_ns * 1e-6);
+    report_times(out, "begun_ms", &t->begun);
     report_times(out, "ok_ms", &t->accepted);
     report_times(out, "rejected_ms", &t->rejected);
+    report_times(out, "served_ms", &t->served);
     /* What came after the end of the schedule is not the rate's merit. */
     uint64_t in_time = 0;
     size_t whole = (size_t)plan->seconds;

@@ -26,7 +26,7 @@
 struct conn {
     int fd;
     const struct load_kind *kind; /* of the request in flight; NULL: idle */
-    uint64_t intended_ns;
+    uint64_t intended_ns, begun_ns;
     size_t sent;
     char *in;
     size_t in_len, in_room;
@@ -201,6 +201,8 @@ static void begin_request(struct load *l, struct conn *c, uint64_t intended_ns)
     c->kind = l->order[l->next++ % l->order_len];
     l->tally->scheduled++;
     c->intended_ns = intended_ns;
+    c->begun_ns = now_ns();
+    histogram_add(&l->tally->begun, c->begun_ns - intended_ns);
     c->sent = c->in_len = 0;
     begin_flight(l, c);
     push(l, c);
@@ -319,6 +321,7 @@ static void answered(struct load *l, struct conn *c, const struct answer *a)
     t->statuses[a->status]++;
     if (a->status < 300) {
         histogram_add(&t->accepted, took);
+        histogram_add(&t->served, now - c->begun_ns);
         count_second(l, now);
     } else if (a->status == 503) {
         histogram_add(&t->rejected, took);
