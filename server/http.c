@@ -23,9 +23,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONNECTION_MEMORY_BYTES 32768 /* also the limit of a request header */
-#define LAST_REPLIES_NS         500000000u
-#define LAST_QUIET_NS           20000000u
+#define LAST_REPLIES_NS 500000000u
+#define LAST_QUIET_NS   20000000u
 
 /* Clients cause most messages, by going away; those of our own troubles are rare and matter. */
 __attribute__((format(printf, 2, 0))) static void library_message(void *cls, const char *format,

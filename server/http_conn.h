@@ -20,15 +20,16 @@
 #include <netinet/in.h>
 #include <pthread.h>
 
-#define HEADER_LIMIT_MS   10000u /* from the first byte to the end of the header */
-#define BODY_LIMIT_MS     30000u
-#define BODY_GRACE_MS     5000u /* from then on a body must come at this rate on average */
-#define BODY_BYTES_PER_S  1024u
-#define DRAIN_LIMIT_MS    5000u /* a body that is read only to be thrown away */
-#define DRAIN_LIMIT_BYTES (64u << 20)
-#define WRITE_LIMIT_MS    30000u
-#define SURPLUS_IDLE_MS   2000u /* a connection beyond max-connections that asks nothing */
-#define ADMIN_CONNECTIONS 64u   /* of the daemon on admin-listen */
+#define HEADER_LIMIT_MS         10000u /* from the first byte to the end of the header */
+#define BODY_LIMIT_MS           30000u
+#define BODY_GRACE_MS           5000u /* from then on a body must come at this rate on average */
+#define BODY_BYTES_PER_S        1024u
+#define DRAIN_LIMIT_MS          5000u /* a body that is read only to be thrown away */
+#define DRAIN_LIMIT_BYTES       (64u << 20)
+#define WRITE_LIMIT_MS          30000u
+#define SURPLUS_IDLE_MS         2000u  /* a connection beyond max-connections that asks nothing */
+#define ADMIN_CONNECTIONS       64u    /* of the daemon on admin-listen */
+#define CONNECTION_MEMORY_BYTES 32768u /* also the limit of a request header */
 
 /* What a connection is doing, as far as the guard is concerned. */
 enum conn_phase {

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <linux/tcp.h> /* the C library's struct tcp_info ends before tcpi_bytes_received */
+#include <malloc.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <string.h>
@@ -22,6 +23,7 @@
 /* TCP_CLOSE_WAIT of netinet/tcp.h, which does not go together with linux/tcp.h. */
 #define STATE_CLOSE_WAIT 8
 #define NUDGE_MS         20u
+#define TRIM_BYTES       ((size_t)2 << 20)
 
 void guard_last_word(int fd, int status, const char *code, const char *message)
 {
@@ -151,6 +153,21 @@ static void sweep(struct http *h, uint64_t now_ms)
     }
 }
 
+/* When a storm is over, the system gets back what it has taken: the connections' memory, to all of
+ * which the library has written once it has served a request, and the bodies. */
+static void return_memory(const struct http *h, size_t *most)
+{
+    size_t held = atomic_load(&h->live) * (size_t)CONNECTION_MEMORY_BYTES;
+
+    held += atomic_load(&h->body_bytes);
+    if (held > *most) {
+        *most = held;
+    } else if (held < *most / 2 && *most - held >= TRIM_BYTES) {
+        malloc_trim(0);
+        *most = held;
+    }
+}
+
 /* A client has closed its side. True when the body that it was sending should end now. */
 static bool peer_left(struct http *h, uint64_t tag)
 {
@@ -185,12 +202,14 @@ static void *guard(void *arg)
     struct http *h = arg;
     struct epoll_event events[64];
     uint64_t sweep_ms = clock_ns() / 1000000u + SWEEP_MS, nudge_ms = UINT64_MAX;
+    size_t most = 0; /* bytes held at one time, since some were returned last */
 
     for (;;) {
         uint64_t now_ms = clock_ns() / 1000000u;
         if (now_ms >= sweep_ms) {
             sweep(h, now_ms);
             pool_age();
+            return_memory(h, &most);
             sweep_ms = now_ms + SWEEP_MS;
         }
         if (now_ms >= nudge_ms) {

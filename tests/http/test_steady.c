@@ -1,6 +1,6 @@
 /*
  * The steady state: once warm, a request on an open connection allocates nothing but what
- * libmicrohttpd does by itself.
+ * libmicrohttpd does by itself; and what a storm has taken is returned.
  */
 #include "tests/support/faults.h"
 #include "tests/support/requests.h"
@@ -87,4 +87,53 @@ Test(steady, json)
     body_base64(&file, png.bytes, png.len);
     body_printf(&file, "\"}");
     expect_no_allocations(file.bytes, file.len, 5);
+}
+
+static double resident_mb(const struct server *s)
+{
+    return http_metric(s, "process_resident_memory_bytes") / (1 << 20);
+}
+
+/* Many connections take memory of the library's, and long bodies some of ours; when they have gone
+ * the system gets it back, and the next storm needs no more than the first. */
+Test(steady, memory_is_returned_after_a_storm)
+{
+    enum { CLIENTS = 450, LENGTH = 60000 };
+    const char *sanitizer = getenv("SANITIZER");
+    if (sanitizer != NULL && *sanitizer != '\0')
+        cr_skip_test("sanitizers keep what is freed");
+    struct server *s = server_start_with("--access-log", "false");
+    char *bytes = data_alloc(LENGTH);
+    double calm = 0, most = 0, after = 0;
+    for (int storm = 0; storm < 3; storm++) {
+        struct client *clients[CLIENTS];
+        for (int i = 0; i < CLIENTS; i++) {
+            clients[i] = client_connect(s);
+            classify(clients[i], digit_pixels(3), 784, 3);
+        }
+        for (int i = 0; i < CLIENTS; i++) {
+            client_printf(clients[i],
+                          "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n",
+                          LENGTH);
+            client_send(clients[i], bytes, LENGTH - 1);
+        }
+        process_pause_ms(1200); /* who looks once a second has to see it */
+        double full = resident_mb(s);
+        most = full > most ? full : most;
+        for (int i = 0; i < CLIENTS; i++)
+            client_close(clients[i]);
+        cr_assert(http_metric_wait(s, "convd_inflight_requests", 1, 1, 5));
+        for (int i = 0; i < 50; i++, process_pause_ms(100)) {
+            after = resident_mb(s);
+            if (after < most / 2)
+                break;
+        }
+        if (storm == 0)
+            calm = after;
+    }
+    cr_expect_gt(most, 40, "only %.1f MB were in use", most);
+    cr_expect_lt(calm, most / 2, "%.1f MB of %.1f MB are kept", calm, most);
+    cr_expect_lt(after, calm + 4, "%.1f MB after the third storm, %.1f MB after the first", after,
+                 calm);
+    server_stop(s);
 }
