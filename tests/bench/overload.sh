@@ -6,8 +6,8 @@
 # The generator runs on the same machine. Where ten times the capacity is more than it and the
 # server's I/O thread can exchange at all, the load is limited to 80 per cent of that, measured with
 # requests that cost no work; the table names the share. "begun" is how long after its moment a
-# request was begun: a time that the generator, or the number of its connections, took. "served"
-# counts from there.
+# request was begun: a time that the generator, or the number of its connections, took. "served" and
+# "turned away" count from there.
 #
 #   tests/bench/overload.sh BUILD_DIR [SERVE_OPTION...]
 #
@@ -52,13 +52,13 @@ load() { # OPTION... -> a report
 row() { # NAME REPORT RSS_BEFORE RSS_AFTER
     local key values=()
     for key in rate begun_ms.p99 goodput_per_s ok_ms.p50 ok_ms.p99 served_ms.p99 rejected expired \
-        rejected_ms.p99 unsent; do
+        rejected_ms.p99 turned_away_ms.p99 unsent; do
         values+=("$(field "$2" $key)")
     done
     echo "${values[*]} $(failures "$2") $3 $4" | awk -v name="$1" '{
-        printf "| %s | %.0f | %.2f | %.0f | %.2f | %.2f | %.2f | %d | %d | %.2f | %d | %d | " \
+        printf "| %s | %.0f | %.2f | %.0f | %.2f | %.2f | %.2f | %d | %d | %.2f | %.2f | %d | %d | " \
             "%.1f | %.1f |\n",
-            name, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 / 1024, $13 / 1024 }'
+            name, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13 / 1024, $14 / 1024 }'
 }
 
 failures() { # REPORT -> requests that had no answer or a wrong one
@@ -86,8 +86,8 @@ overloaded=$(awk "BEGIN { printf \"%.0f %%\", 100 * $most }")
 echo "${MODEL:-LeNet-5}, $body; closed loop of 64 connections, then open loop of up to" \
     "$connections, $seconds s each; $(machine)"
 echo
-echo '| load | offered/s | begun p99 ms | goodput/s | accepted p50 ms | p99 ms | served p99 ms | rejected | expired | rejected p99 ms | unsent | failed | RSS before MB | after MB |'
-echo '|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|'
+echo '| load | offered/s | begun p99 ms | goodput/s | accepted p50 ms | p99 ms | served p99 ms | rejected | expired | rejected p99 ms | turned away p99 ms | unsent | failed | RSS before MB | after MB |'
+echo '|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|'
 row 'closed loop' "$report" "$before" "$(rss_kb "$convd")"
 
 stage() { # NAME SHARE SECONDS: sets report, before and after
@@ -123,6 +123,8 @@ echo '|---|--:|--:|---|'
 verdict 'goodput, share of the peak' "$goodput >= 0.95 * $peak" \
     "$(calc "$goodput / $peak")" '>= 0.95'
 verdict 'rejected p99' "$rejected <= 5" "$rejected ms" '<= 5 ms'
+turned_away=$(field "$overload" turned_away_ms.p99)
+verdict 'rejected p99, from its beginning' "$turned_away <= 5" "$turned_away ms" '<= 5 ms'
 verdict 'accepted p99' "$accepted <= 1.2 * $bound" "$accepted ms" \
     "$bound ms (a full queue) + 20 %"
 verdict 'growth of memory, second beside first' "$grown <= 1" "$grown MB" '<= 1 MB'

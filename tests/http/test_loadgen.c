@@ -184,6 +184,9 @@ Test(loadgen, accepted_and_rejected_are_timed_apart)
     cr_expect(get(r, "ok") >= 20 && get(r, "ok") <= 60, "%.0f", get(r, "ok"));
     cr_expect(get_in(r, "ok_ms", "p50") > 150);
     cr_expect(get_in(r, "rejected_ms", "p50") < 50 * server_slowness());
+    cr_expect(get_in(r, "served_ms", "p50") > 150);
+    cr_expect(get_in(r, "turned_away_ms", "p50") < 50 * server_slowness());
+    cr_expect(get_in(r, "turned_away_ms", "p50") > 0);
     json_decref(r);
     server_stop(s);
 }

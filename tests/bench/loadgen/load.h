@@ -59,8 +59,10 @@ struct load_tally {
     struct histogram begun;    /* its beginning: a connection was free and we were running */
     struct histogram accepted; /* its answer, 2xx */
     struct histogram rejected; /* its answer, 503 */
-    struct histogram served;   /* from the beginning to the answer, 2xx */
-    uint64_t *per_second;      /* 2xx by the second in which they came */
+    /* From its beginning to: */
+    struct histogram served;      /* its answer, 2xx */
+    struct histogram turned_away; /* its answer, 503 */
+    uint64_t *per_second;         /* 2xx by the second in which they came */
     size_t per_second_room;
     uint64_t
         late_ns;   /* the longest that this program itself was kept from running, out of a wait */

@@ -54,6 +54,7 @@ void load_report(FILE *out, const struct load_plan *plan, const struct load_tall
     report_times(out, "ok_ms", &t->accepted);
     report_times(out, "rejected_ms", &t->rejected);
     report_times(out, "served_ms", &t->served);
+    report_times(out, "turned_away_ms", &t->turned_away);
     /* What came after the end of the schedule is not the rate's merit. */
     uint64_t in_time = 0;
     size_t whole = (size_t)plan->seconds;

@@ -315,16 +315,18 @@ static void answered(struct load *l, struct conn *c, const struct answer *a)
     const struct load_kind *kind = c->kind;
     const char *body = c->in + a->head_len;
     uint64_t now = now_ns(), took = now > c->intended_ns ? now - c->intended_ns : 0;
+    uint64_t since_begun = now - c->begun_ns;
     struct load_tally *t = l->tally;
 
     t->answered++;
     t->statuses[a->status]++;
     if (a->status < 300) {
         histogram_add(&t->accepted, took);
-        histogram_add(&t->served, now - c->begun_ns);
+        histogram_add(&t->served, since_begun);
         count_second(l, now);
     } else if (a->status == 503) {
         histogram_add(&t->rejected, took);
+        histogram_add(&t->turned_away, since_begun);
     }
     if (!load_kind_accepts(kind, a->status, body, a->body_len) && t->wrong++ < SHOWN_WRONG)
         show_wrong(kind, a, body);
