@@ -42,10 +42,15 @@ for i in "${!options[@]}"; do
     esac
 done
 
+# Beside busy workers the generator is late, and its figures with it, unless it goes first: where
+# that is allowed (root) it does.
+first=()
+[ "$(nice -n -10 nice 2>/dev/null)" = "$(nice)" ] || first=(nice -n -10)
+
 load() { # OPTION... -> a report
     local deadline=()
     [ -z "${DEADLINE_MS:-}" ] || deadline=(--header "X-Request-Timeout-Ms: $DEADLINE_MS")
-    "$build/loadgen" "$@" --path "$path" --body "$body" "${deadline[@]}" \
+    "${first[@]}" "$build/loadgen" "$@" --path "$path" --body "$body" "${deadline[@]}" \
         --header 'Content-Type: application/octet-stream' --expect 200,503,504 "127.0.0.1:$port"
 }
 
@@ -132,5 +137,5 @@ verdict 'p99 at 50 %, 2 s later' "$again_p99 <= 2 * $calm_p99 + 1" "$again_p99 m
     "2 * $calm_p99 + 1 ms"
 echo
 echo "The generator itself was kept from running for $late ms at most; where that is much, so is the" \
-    "noise in these figures. It and the I/O thread exchange $(calc "$ceiling / 1000") thousand" \
+    "noise in these figures. Its priority: ${first[*]:-none}. It and the I/O thread exchange $(calc "$ceiling / 1000") thousand" \
     "requests a second that cost no work."
