@@ -221,11 +221,11 @@ static void model_families(struct text *t, struct metrics *m)
     metrics_family(t, "convd_compute_seconds", "histogram", "Time to compute a batch.");
     for (const struct metrics_name *mn = m->names; mn; mn = mn->next)
         duration(t, "convd_compute_seconds", "model", mn->name, &mn->compute);
-    metrics_family(t, "convd_queue_depth", "gauge", "Images waiting.");
+    metrics_family(t, "convd_queue_depth", "gauge", "Images let in and not yet computed.");
     for (const struct metrics_name *mn = m->names; mn; mn = mn->next)
         sample(t, "convd_queue_depth", "model", mn->name, get_signed(&mn->queue_depth));
     metrics_family(t, "convd_queue_bytes", "gauge",
-                   "Bytes of the images waiting, over all models.");
+                   "Bytes of the images let in and not yet computed, over all models.");
     text_printf(t, "convd_queue_bytes %" PRId64 "\n", get_signed(&m->queue_bytes));
 }
 

@@ -221,6 +221,7 @@ Test(batching, deadlines)
     const struct response *r = http_request(
         s, "POST", "/classify", RAW "X-Request-Timeout-Ms: 50\r\n", digit_pixels(1), 784);
     double took = process_now_s() - begin;
+    unsigned in_time = r->status == 200; /* on a machine for which it is no long one */
     if (!client_readable(long_one)) {
         response_expect_error(r, 504, "deadline_exceeded", "50 ms");
         cr_expect(took > 0.045 && took < 0.3 * server_slowness(), "told after %.3f s", took);
@@ -232,6 +233,7 @@ Test(batching, deadlines)
     cr_assert(http_metric_wait(s, TAKEN, 3, 3, 5));
     r = http_request(s, "POST", "/classify", RAW "X-Request-Timeout-Ms: 5\r\n", digit_pixels(1),
                      784);
+    in_time += r->status == 200;
     if (!client_readable(long_one)) {
         response_expect_error(r, 503, "queue_timeout", "5 ms");
         cr_assert(response_header(r, "Retry-After") != NULL);
@@ -239,7 +241,7 @@ Test(batching, deadlines)
     }
     r = client_read(long_one, false);
     cr_assert(r != NULL && r->status == 200);
-    cr_expect_eq(http_metric(s, IMAGES), 2 * images, "%g images", http_metric(s, IMAGES));
+    cr_expect_eq(http_metric(s, IMAGES), 2 * images + in_time, "%g images", http_metric(s, IMAGES));
     client_close(long_one);
     server_stop(s);
 }
