@@ -1,8 +1,8 @@
 /*
  * SIGHUP: models are replaced, added and removed under load, and nobody notices but by the answers.
  *
- * CONVD_TEST_LONG=1 makes the test under load last two minutes with a signal every second (give
- * tests/run.sh a TEST_TIMEOUT of 300).
+ * A longer run: CONVD_RELOADS=N sends the test under load N signals, one a second (120 of them need
+ * a TEST_TIMEOUT of 300 for tests/run.sh).
  */
 #include "tests/support/faults.h"
 #include "tests/support/requests.h"
@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -233,8 +234,9 @@ static void *use(void *arg)
 Test(reload, under_load_no_request_fails_and_every_answer_is_one_models, .timeout = 600)
 {
     enum { USERS = 4 };
-    bool is_long = getenv("CONVD_TEST_LONG") != NULL;
-    int rounds = is_long ? 120 : 40;
+    const char *count = getenv("CONVD_RELOADS");
+    bool is_long = count != NULL;
+    int rounds = is_long ? atoi(count) : 40;
     make_subfolder("step");
     make_subfolder("step/1");
     make_subfolder("step/2");
