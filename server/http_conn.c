@@ -88,6 +88,7 @@ void conn_closed(struct conn *c)
 {
     struct http *h = c->http;
 
+    loop_clear_now(c);
     pthread_mutex_lock(&h->lock);
     c->live = false;
     if (!c->orphan)

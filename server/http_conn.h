@@ -94,6 +94,14 @@ struct conn {
     struct request rq;
     struct http_body body;
     size_t reply_len;
+    bool composed;
+    struct MHD_Response *response;
+    int outcome; /* what it came to, once it is over: a status, 0 when nobody was there to hear it
+                  */
+    const char *outcome_code;
+    uint64_t total_ns;
+    bool to_clear; /* listed in loop.to_clear */
+    struct conn *next_to_clear;
     uint64_t timeout_ns;
     char *uri; /* the path, then the query, then room for the captures; uri_inline or the pool's */
     char *query; /* inside uri, or NULL */
@@ -109,6 +117,7 @@ struct http_loop {
     bool running;
     int epoll, wake;                       /* the library's sockets and `wake` are watched there */
     struct conn *deferred, *last_deferred; /* in this round */
+    struct conn *to_clear, *last_to_clear; /* whose requests are over */
     unsigned blocked;                      /* deferred, neither answered nor suspended */
     bool impatient;                        /* nothing else happens: suspends what is blocked */
     atomic_bool stop, asleep;
@@ -188,6 +197,10 @@ bool loop_has_answer(struct conn *c);
 /* The library closes the connection: whether its request is still with others. Then it is finished
  * (http_finish) when they are done with it. */
 bool loop_abandon(struct conn *c);
+/* Has http_clear() called when the library has done its round, and replies are on their way; or
+ * now, when the connection has something new to do. */
+void loop_clear_later(struct conn *c);
+void loop_clear_now(struct conn *c);
 /* From any thread: the request has its answer, and may be gone at once; `next` is another that this
  * thread finishes directly afterwards, or NULL. */
 void loop_finish(struct conn *c, const struct conn *next);
@@ -219,9 +232,13 @@ enum MHD_Result http_access(void *cls, struct MHD_Connection *con, const char *u
 
 /* ---- http_reply.c ---- */
 
-/* Queues c->rq.reply. */
+/* Makes c->response of c->rq.reply. */
+void http_compose(struct conn *c);
+/* Queues it. */
 enum MHD_Result http_send(struct conn *c);
-/* The request is over, answered or not: metrics, log line, memory. */
+/* The request is over, answered or not: its metrics. */
 void http_finish(struct conn *c, enum MHD_RequestTerminationCode how);
+/* And afterwards: its log line and memory. */
+void http_clear(struct conn *c);
 
 #endif

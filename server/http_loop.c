@@ -78,6 +78,43 @@ bool loop_abandon(struct conn *c)
     return true;
 }
 
+void loop_clear_later(struct conn *c)
+{
+    struct http_loop *l = c->loop;
+
+    c->to_clear = true;
+    c->next_to_clear = NULL;
+    if (l->last_to_clear)
+        l->last_to_clear->next_to_clear = c;
+    else
+        l->to_clear = c;
+    l->last_to_clear = c;
+}
+
+static void clear_first(struct http_loop *l)
+{
+    struct conn *c = l->to_clear;
+
+    l->to_clear = c->next_to_clear;
+    if (!l->to_clear)
+        l->last_to_clear = NULL;
+    c->to_clear = false;
+    http_clear(c);
+}
+
+/* Those before it as well: log lines stay in order. */
+void loop_clear_now(struct conn *c)
+{
+    while (c->to_clear)
+        clear_first(c->loop);
+}
+
+static void clear_all(struct http_loop *l)
+{
+    while (l->to_clear)
+        clear_first(l);
+}
+
 /* Each round begins with the answers of others: their connections may go on. */
 static void take_finished(struct http_loop *l)
 {
@@ -95,12 +132,15 @@ static void take_finished(struct http_loop *l)
         c->answered = true;
         if (c->orphan) {
             http_finish(c, MHD_REQUEST_TERMINATED_WITH_ERROR);
+            loop_clear_now(c);
             conn_buried(c);
-        } else if (c->suspended) {
-            MHD_resume_connection(c->con);
-        } else {
-            l->blocked--;
+            continue;
         }
+        http_compose(c);
+        if (c->suspended)
+            MHD_resume_connection(c->con);
+        else
+            l->blocked--;
     }
 }
 
@@ -163,9 +203,11 @@ static void *run(void *arg)
         take_finished(l);
         (void)MHD_run(l->daemon);
         hand_over(l);
+        clear_all(l);
         sleep_until_news(l);
     }
     take_finished(l);
+    clear_all(l);
     return NULL;
 }
 
@@ -221,6 +263,7 @@ void loop_stop(struct http_loop *l)
     l->running = false;
     if (l->daemon)
         MHD_stop_daemon(l->daemon);
+    clear_all(l);
     if (l->wake >= 0)
         close(l->wake);
     if (l->epoll >= 0)

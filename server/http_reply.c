@@ -40,6 +40,13 @@ static bool add_headers(struct MHD_Response *response, const struct conn *c)
            (!must_close(c) || add(response, "Connection", "close"));
 }
 
+static void discard_response(struct conn *c)
+{
+    if (c->response)
+        MHD_destroy_response(c->response);
+    c->response = NULL;
+}
+
 /* There is no memory for a reply of the library's. What came before on this connection is sent. */
 static enum MHD_Result send_last_word(struct conn *c)
 {
@@ -53,31 +60,38 @@ static enum MHD_Result send_last_word(struct conn *c)
     return MHD_NO;
 }
 
-enum MHD_Result http_send(struct conn *c)
+void http_compose(struct conn *c)
 {
     struct reply *r = &c->rq.reply;
 
     if (r->status == 0)
         reply_error(&c->rq, 500, "internal", "the request was not answered");
-    c->client_left = atomic_load(&c->peer_gone);
     body_free(c);
-    struct MHD_Response *response =
+    c->reply_len = c->rq.method == METHOD_HEAD ? 0 : r->body_len;
+    c->composed = true;
+    c->response =
         r->body_is_static
             ? MHD_create_response_from_buffer(r->body_len, r->body, MHD_RESPMEM_PERSISTENT)
             : MHD_create_response_from_buffer_with_free_callback(r->body_len, r->body, pool_free);
-    if (!response)
-        return send_last_word(c);
+    if (!c->response)
+        return;
     if (!r->body_is_static)
         r->body = NULL; /* the response's now */
-    c->reply_len = c->rq.method == METHOD_HEAD ? 0 : r->body_len;
-    if (!add_headers(response, c)) {
-        MHD_destroy_response(response);
+    if (!add_headers(c->response, c))
+        discard_response(c);
+}
+
+enum MHD_Result http_send(struct conn *c)
+{
+    c->client_left = atomic_load(&c->peer_gone);
+    if (!c->composed)
+        http_compose(c);
+    if (!c->response)
         return send_last_word(c);
-    }
     enum MHD_Result rc = conn_enter(c, CONN_WRITE)
-                             ? MHD_queue_response(c->con, (unsigned)r->status, response)
+                             ? MHD_queue_response(c->con, (unsigned)c->rq.reply.status, c->response)
                              : MHD_NO;
-    MHD_destroy_response(response);
+    discard_response(c);
     if (rc == MHD_YES)
         c->stage = STAGE_REPLIED;
     return rc;
@@ -179,43 +193,44 @@ static int outcome(const struct conn *c, enum MHD_RequestTerminationCode how, co
     return 0;
 }
 
-/* Metrics, log line and memory of a request that handlers were called for. */
-static void end_request(struct conn *c, enum MHD_RequestTerminationCode how)
-{
-    struct request *rq = &c->rq;
-    struct metrics *metrics = rq->app->metrics;
-    uint64_t total_ns = clock_ns() - rq->start_ns;
-    const char *code;
-    int status = outcome(c, how, &code);
-
-    if (status)
-        metrics_http(metrics, rq->route, rq->method, status, total_ns);
-    else if (how != MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN)
-        metrics_disconnect(metrics);
-    if (rq->app->config->access_log)
-        access_line(c, status, code, total_ns);
-
-    if (rq->state_free)
-        rq->state_free(rq->state);
-    if (!rq->reply.body_is_static)
-        pool_free(rq->reply.body);
-    rq->state = NULL;
-    rq->state_free = NULL;
-    rq->reply = (struct reply){0};
-    body_free(c);
-    metrics_inflight(metrics, -1);
-    atomic_fetch_sub(&c->http->work, c->is_work);
-    atomic_fetch_sub(&c->http->open, 1);
-}
-
 void http_finish(struct conn *c, enum MHD_RequestTerminationCode how)
 {
     /* A request that the library itself refused has had no handler call. */
-    if (c->stage != STAGE_NONE)
-        end_request(c, how);
+    if (c->stage != STAGE_NONE) {
+        struct metrics *metrics = c->rq.app->metrics;
+        c->total_ns = clock_ns() - c->rq.start_ns;
+        c->outcome = outcome(c, how, &c->outcome_code);
+        if (c->outcome)
+            metrics_http(metrics, c->rq.route, c->rq.method, c->outcome, c->total_ns);
+        else if (how != MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN)
+            metrics_disconnect(metrics);
+    }
+    conn_enter(c, CONN_IDLE);
+    loop_clear_later(c);
+}
+
+void http_clear(struct conn *c)
+{
+    struct request *rq = &c->rq;
+
+    if (c->stage != STAGE_NONE) {
+        if (rq->app->config->access_log)
+            access_line(c, c->outcome, c->outcome_code, c->total_ns);
+        if (rq->state_free)
+            rq->state_free(rq->state);
+        if (!rq->reply.body_is_static)
+            pool_free(rq->reply.body);
+        rq->state = NULL;
+        rq->state_free = NULL;
+        rq->reply = (struct reply){0};
+        discard_response(c);
+        body_free(c);
+        metrics_inflight(rq->app->metrics, -1);
+        atomic_fetch_sub(&c->http->work, c->is_work);
+        atomic_fetch_sub(&c->http->open, 1);
+    }
     if (c->uri != c->uri_inline)
         pool_free(c->uri);
     c->uri = NULL;
     c->stage = STAGE_NONE;
-    conn_enter(c, CONN_IDLE);
 }

@@ -44,6 +44,7 @@ void *http_uri_seen(void *cls, const char *uri, struct MHD_Connection *con)
     (void)cls;
     if (!c)
         return NULL;
+    loop_clear_now(c);
     c->con = con;
     c->stage = STAGE_NONE;
     c->uri = 2 * (len + 1) <= sizeof c->uri_inline ? c->uri_inline : pool_alloc(2 * (len + 1));
@@ -289,6 +290,7 @@ static void reset(struct conn *c)
     c->close = c->client_left = c->is_work = false;
     c->query = NULL;
     c->reply_len = 0;
+    c->composed = false;
     c->timeout_ns = rq->app->config->request_timeout_ns;
     atomic_store(&c->received, 0);
 }
