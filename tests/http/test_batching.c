@@ -288,6 +288,34 @@ Test(batching, a_deadline_passes_during_the_computing)
     server_stop(s);
 }
 
+/* Clients that reset their connection in the same instant: some requests are with a worker by then,
+ * and their connections are not suspended yet, so that the library closes them. */
+Test(batching, clients_that_reset_at_once)
+{
+    struct server *s = server_start_with("--max-delay-us", "500", "--io-threads", "2");
+    const uint8_t *digit = digit_pixels(4);
+    enum { ROUNDS = 60, EACH = 5 };
+    for (int round = 0; round < ROUNDS; round++) {
+        struct client *c[EACH];
+        for (int i = 0; i < EACH; i++) {
+            c[i] = client_connect(s);
+            client_printf(c[i], "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 784\r\n"
+                                "Content-Type: application/octet-stream\r\n\r\n");
+            client_send(c[i], digit, 784);
+        }
+        for (int i = 0; i < EACH; i++) {
+            usleep((unsigned)(round * 37 + i * 101) % 400);
+            client_reset(c[i]);
+        }
+    }
+    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 5), "the metrics' own is left");
+    cr_expect_eq(http_metric(s, "convd_queue_depth{model=\"lenet5\"}"), 0);
+    cr_expect(http_metric(s, "convd_client_disconnects_total") > ROUNDS);
+    expect_digit(http_post(s, "/classify", "application/octet-stream", digit, 784), 4, 5,
+                 "afterwards");
+    server_stop(s);
+}
+
 /* Clients that leave while their request waits, by closing, by a reset or by closing their side
  * alone, are noticed, and their images are not computed. */
 Test(batching, requests_of_clients_that_left_are_dropped)
