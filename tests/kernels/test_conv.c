@@ -240,6 +240,8 @@ static const struct conv_case kinds[] = {
      .in_pixel = 1, .start = FROM_OUT},
     {.blocks = 2, .inner = 5, .short_of = 2, .columns = 1, .rows = 2, .weight_rows = 2,
      .in_inner = 1, .in_pixel = 1},
+    {.blocks = 3, .inner = 3, .columns = 1, .rows = 2, .first_row = 1, .weight_rows = 3,
+     .in_inner = 1, .in_pixel = 2, .clip = true},
     {.blocks = 2, .inner = 2, .columns = 1, .rows = 0, .weight_rows = 3, .in_inner = 1},
 };
 /* clang-format on */
