@@ -6,9 +6,8 @@
 
 static bool is_private(const char *name)
 {
-    static const char *const names[] = {"activation", "activation_alpha", "activation_beta",
-                                        "gate",       "gate_alpha",       "gate_beta",
-                                        "tile",       "channels"};
+    static const char *const names[] = {"activation", "activation_alpha", "activation_beta", "tile",
+                                        "channels"};
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         if (strcmp(name, names[i]) == 0)
             return true;

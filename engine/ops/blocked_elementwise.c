@@ -18,7 +18,7 @@
 
 struct pointwise_state {
     enum kernel_pointwise_kind kind;
-    struct kernel_act act, gate;
+    struct kernel_act act;
     bool channels;              /* Mul: B is a number for each channel */
     const float *scale, *shift; /* BatchNormalization: [block][lane] */
 };
@@ -58,25 +58,6 @@ static enum cvd_status pointwise_infer(const struct op_node *node, struct op_val
 
 /* ---- prepare ---- */
 
-static enum cvd_status read_gate(const struct op_node *node, struct kernel_act *gate)
-{
-    const char *name;
-    struct activation a = {0};
-    enum cvd_status status = op_attr_string(node, "gate", "", &name);
-    if (status == CVD_STATUS_OK)
-        status = op_attr_float(node, "gate_alpha", 0, &a.alpha);
-    if (status == CVD_STATUS_OK)
-        status = op_attr_float(node, "gate_beta", 0, &a.beta);
-    if (status != CVD_STATUS_OK)
-        return status;
-    while (a.kind < ACTIVATION_COUNT && strcmp(activation_name(a.kind), name) != 0)
-        a.kind++;
-    if (a.kind == ACTIVATION_COUNT)
-        return op_fail(node, CVD_STATUS_INTERNAL, "there is no activation '%.32s'", name);
-    *gate = blocked_act(&a);
-    return CVD_STATUS_OK;
-}
-
 static bool is_blocked(const struct op_value *v, const struct kernels *kernels)
 {
     return v->shape.rank == 4 && v->layout.lanes == kernels->lanes;
@@ -95,8 +76,6 @@ static enum cvd_status pointwise_prepare(const struct op_node *node, const struc
     struct activation activation;
     const struct op_value *b = op_input(node, 1);
     enum cvd_status status = activation_read(node, &activation);
-    if (status == CVD_STATUS_OK)
-        status = read_gate(node, &read.gate);
     if (status != CVD_STATUS_OK)
         return status;
     read.act = blocked_act(&activation);
@@ -110,8 +89,6 @@ static enum cvd_status pointwise_prepare(const struct op_node *node, const struc
             return fail_layouts(node);
         if (read.channels)
             read.kind = KERNEL_POINTWISE_SCALE;
-        else if (read.gate.kind != KERNEL_ACT_NONE)
-            return op_fail(node, CVD_STATUS_INTERNAL, "a gate needs a number for each channel");
     }
     status = op_state(node, sizeof *s, prepared, &s);
     if (status != CVD_STATUS_OK)
@@ -184,7 +161,7 @@ struct pointwise_job {
     size_t zones, zone; /* of rows; rows of one */
 };
 
-/* The numbers of a block of channels, through the gate. */
+/* The numbers of a block of channels. */
 static const float *channel_numbers(const struct pointwise_job *j, size_t image, size_t block,
                                     float numbers[MAX_LANES])
 {
@@ -195,7 +172,6 @@ static const float *channel_numbers(const struct pointwise_job *j, size_t image,
     memset(numbers, 0, lanes * sizeof *numbers);
     memcpy(numbers, j->z + image * j->z_image + block * j->z_block,
            (left < lanes ? left : lanes) * sizeof *numbers);
-    j->kernels->act(&j->s->gate, numbers, lanes);
     return numbers;
 }
 

@@ -8,9 +8,8 @@
  *   MaxPool, AveragePool, GlobalMaxPool, GlobalAveragePool
  *                   X, and the attributes of ONNX's operator; no Indices
  *   Add             A, B of one shape
- *   Mul             A, B of one shape; or B [N, C, 1, 1] or [1, C, 1, 1], blocked or plain, which
- *                   then goes through the activation of the attributes `gate`, `gate_alpha` and
- *                   `gate_beta` first (squeeze and excitation)
+ *   Mul             A, B of one shape; or B [N, C, 1, 1] or [1, C, 1, 1], blocked or plain
+ *                   (squeeze and excitation)
  *   Activation      X
  *   BatchNormalization  X, scale, B, mean, variance: ONNX's, with constants
  *   Channels        X_0, X_1 ... alike but for their channels: Y has any of their channels, in any

@@ -325,40 +325,29 @@ Test(blocked_maps, mul)
     }
 }
 
-/* Squeeze and excitation: the gate's reference is the same activation applied beforehand. */
-Test(blocked_maps, gated_mul)
+/* Squeeze and excitation. */
+Test(blocked_maps, mul_relu)
 {
-    static const char *const gates[] = {"Sigmoid", "HardSigmoid"};
-    for (size_t i = 0; i < 2; i++) {
-        const struct op_attr attrs[] = {
-            {.name = "gate", .type = OP_ATTR_STRING, .s = gates[i]},
-            {.name = "gate_alpha", .type = OP_ATTR_FLOAT, .f = 0.2f},
-            {.name = "gate_beta", .type = OP_ATTR_FLOAT, .f = 0.5f},
-            {.name = "activation", .type = OP_ATTR_STRING, .s = "Relu"},
-        };
-        const struct blocked_case c = {
-            .op = "Mul",
-            .what = gates[i],
-            .attrs = attrs,
-            .attr_count = 4,
-            .in = {VALUE(SHAPE, 3), VALUE(FLOATS(3, 19, 1, 1), 5)},
-            .layout = {BLOCKED(1), BLOCKED(0)},
-            .in_count = 2,
-            .out_layout = BLOCKED(1),
-        };
-        float *x = op_random(3 * 19 * 6 * 11, 3), *s = op_random(3 * 19, 5);
-        struct blocked_case plain = plain_case(&c, "", 14, "Mul");
-        plain.attr_count = 0;
-        for (size_t j = 0; j < 3 * 19; j++) {
-            const double v = (double)s[j];
-            s[j] = (float)(i ? fmin(fmax(0.2 * v + 0.5, 0), 1) : 1 / (1 + exp(-v)));
-        }
-        for (size_t j = 0; j < 3 * 19 * 6 * 11; j++) /* Relu commutes with a positive factor */
-            x[j] = x[j] > 0 ? x[j] : 0;
-        plain.in[0].data = x;
-        plain.in[1].data = s;
-        expect_same(&c, &plain, 1e-6);
-    }
+    float *x = op_random(3 * 19 * 6 * 11, 3), *s = op_random(3 * 19, 5);
+    struct blocked_case c = {
+        .op = "Mul",
+        .what = "Mul+Relu",
+        .attrs = relu,
+        .attr_count = 1,
+        .in = {VALUE(SHAPE, 3), VALUE(FLOATS(3, 19, 1, 1), 5)},
+        .layout = {BLOCKED(1), BLOCKED(0)},
+        .in_count = 2,
+        .out_layout = BLOCKED(1),
+    };
+    struct blocked_case plain = plain_case(&c, "", 14, "Mul");
+    plain.attr_count = 0;
+    for (size_t i = 0; i < 3 * 19; i++)
+        s[i] = fabsf(s[i]);
+    for (size_t i = 0; i < 3 * 19 * 6 * 11; i++) /* Relu commutes with a positive factor */
+        x[i] = fmaxf(x[i], 0);
+    c.in[1].data = plain.in[1].data = s;
+    plain.in[0].data = x;
+    expect_same(&c, &plain, 1e-6);
 }
 
 Test(blocked_maps, batch_normalization)
