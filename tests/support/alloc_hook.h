@@ -9,6 +9,7 @@
 #define CONVD_TESTS_SUPPORT_ALLOC_HOOK_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define ALLOC_HOOK_FD    "ALLOC_HOOK_FD"
@@ -32,7 +33,9 @@ struct alloc_hook {
     atomic_ulong unplaced; /* had no room among the sites */
 };
 
-/* The hook that is linked into this program; NULL when there is none. */
+/* The hook that is linked into this program. There is none under ThreadSanitizer, which must see
+ * allocations first. */
 extern struct alloc_hook *alloc_hook __attribute__((weak));
+#define ALLOC_HOOK_LINKED (&alloc_hook != NULL)
 
 #endif

@@ -155,7 +155,7 @@ static bool load(struct log *lines, long n, bool forever, struct served *served)
 
 Test(load, without_memory, .timeout = 60)
 {
-    if (!alloc_hook)
+    if (!ALLOC_HOOK_LINKED)
         cr_skip_test("ThreadSanitizer must see allocations first");
     fill_folder();
     struct log *lines = log_create(LOG_ERROR, LOG_TEXT);
@@ -298,7 +298,7 @@ static void check_state(struct registry *r, const struct served *state, const ch
 
 Test(load, again_without_memory, .timeout = 300)
 {
-    if (!alloc_hook)
+    if (!ALLOC_HOOK_LINKED)
         cr_skip_test("ThreadSanitizer must see allocations first");
     fill_states();
     show_state(0);
