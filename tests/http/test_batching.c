@@ -241,7 +241,8 @@ Test(batching, deadlines)
     }
     r = client_read(long_one, false);
     cr_assert(r != NULL && r->status == 200);
-    cr_expect_eq(http_metric(s, IMAGES), 2 * images + in_time, "%g images", http_metric(s, IMAGES));
+    cr_expect_eq(http_metric(s, IMAGES), 2 * images + in_time, "%g images, %u in time",
+                 http_metric(s, IMAGES), in_time);
     client_close(long_one);
     server_stop(s);
 }

@@ -346,7 +346,7 @@ static void pull(struct load *l, struct conn *c)
     for (;;) {
         if (c->in_len == c->in_room) {
             size_t room = c->in_room ? 2 * c->in_room : FIRST_ROOM;
-            char *in = room > MAX_ANSWER ? NULL : realloc(c->in, room);
+            char *in = room > MAX_ANSWER ? NULL : realloc(c->in, room + 1);
             if (!in) {
                 broken(l, c);
                 return;
@@ -368,6 +368,7 @@ static void pull(struct load *l, struct conn *c)
             return;
         }
         c->in_len += (size_t)n;
+        c->in[c->in_len] = '\0'; /* numbers are read as those of a string */
         struct answer a;
         int whole = parse_answer(c, &a);
         if (whole < 0 || (whole && c->in_len > a.head_len + a.body_len)) {
