@@ -6,7 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* ns for a pixel that is resized or normalised, for the cost estimate. */
+/* ns for a value that is read to be resized, or resized and normalised, for the cost estimate. */
 enum { PIXEL_NS = 4 };
 
 static bool __attribute__((format(printf, 4, 5)))
@@ -212,23 +212,25 @@ uint64_t classify_cost_ns(const struct classify_body *b, const struct preprocess
                           const struct classify_limits *limits)
 {
     const struct pixels_array *array = &b->document.pixels;
+    /* What one image becomes: the larger part where a large model is sent small images. */
+    uint64_t tensor = input_elements(p), sum = 0;
     switch (b->kind) {
     case CLASSIFY_OCTETS:
-        return input_elements(p) * PIXEL_NS;
+        return tensor * PIXEL_NS;
     case CLASSIFY_ARRAY:
-        return (uint64_t)array->count * array->height * array->width * array->channels * PIXEL_NS;
+        return array->count * ((uint64_t)array->height * array->width * array->channels + tensor) *
+               PIXEL_NS;
     case CLASSIFY_FILES:
         break;
     }
     const struct gate_limits gate = {.max_pixels = limits->max_pixels};
-    uint64_t sum = 0;
     for (unsigned i = 0; i < b->images; i++) {
         struct gate_info info;
         struct gate_reason why;
         size_t len;
         const void *bytes = file_bytes(b, i, &len);
         if (gate_image(bytes, len, &gate, &info, &why) == GATE_OK) {
-            sum += info.cost_ns + (uint64_t)info.width * info.height * PIXEL_NS;
+            sum += info.cost_ns + ((uint64_t)info.width * info.height + tensor) * PIXEL_NS;
         }
     }
     return sum;

@@ -151,6 +151,35 @@ Test(classify_body, forms)
     expect_pictures(OCTETS, pixels, 16, 1, GATE_UNKNOWN);
 }
 
+static uint64_t cost_of(unsigned channels, unsigned side, const void *bytes, size_t len)
+{
+    const struct classify_limits wide = {
+        .max_images = 4, .max_pixels = 10000, .max_input_bytes = 1 << 20};
+    struct preprocess to;
+    struct classify_body b;
+    struct classify_fault fault;
+    preprocess_default(&to, channels, side, side);
+    to.resize = IMAGE_STRETCH;
+    cr_assert(classify_read(&b, "", bytes, len, &to, &wide, &fault), "%s", fault.message);
+    uint64_t cost = classify_cost_ns(&b, &to, &wide);
+    classify_free(&b);
+    return cost;
+}
+
+/* A small image is no small matter for a large model: an I/O thread must not decode it. */
+Test(classify_body, cost_counts_what_an_image_becomes)
+{
+    static const char json[] = "{\"pixels\":[[1,2],[3,4]]}";
+    uint64_t small = cost_of(1, 4, png.p, png.len), large = cost_of(3, 224, png.p, png.len);
+    cr_expect(small < 200000, "%llu", (unsigned long long)small);
+    cr_expect(large >= small + 3 * 224 * 224, "%llu", (unsigned long long)large);
+    small = cost_of(1, 4, json, sizeof json - 1);
+    large = cost_of(1, 224, json, sizeof json - 1);
+    cr_expect(large >= small + 224 * 224 - 16, "%llu", (unsigned long long)large);
+    /* What is not an image is refused at once, whatever the model's size. */
+    cr_expect_eq(cost_of(3, 224, png.p, 20), 0);
+}
+
 Test(classify_body, several_images)
 {
     const struct file three[] = {png, png, png};
