@@ -47,6 +47,20 @@ done
 first=()
 [ "$(nice -n -10 nice 2>/dev/null)" = "$(nice)" ] || first=(nice -n -10)
 
+# CPU time of the server's threads of this name so far, in seconds.
+thread_seconds() { # NAME
+    local task sum=0
+    for task in /proc/"$convd"/task/*; do
+        [ "$(cat "$task/comm")" != "$1" ] || sum=$((sum + $(cpu_ticks "${task#/proc/}")))
+    done
+    calc "$sum / $(getconf CLK_TCK)"
+}
+
+# CPU time that this machine, a virtual one, was refused by its host so far.
+stolen_seconds() {
+    calc "$(awk '$1 == "cpu" { print $9 }' /proc/stat) / $(getconf CLK_TCK)"
+}
+
 load() { # OPTION... -> a report
     local deadline=()
     [ -z "${DEADLINE_MS:-}" ] || deadline=(--header "X-Request-Timeout-Ms: $DEADLINE_MS")
@@ -70,6 +84,26 @@ failures() { # REPORT -> requests that had no answer or a wrong one
     calc "$(field "$1" timed_out) + $(field "$1" refused) + $(field "$1" broken) + $(field "$1" wrong)"
 }
 
+# Where the CPUs' time went in a stage, as percentages of all of it; sets workers (the workers' share)
+# and yield (answers for each second of theirs). Keeps the row until the first table is complete.
+shares=()
+share() { # NAME REPORT
+    local io worker stolen took
+    io=$(calc "$(thread_seconds convd-io) - $io_before")
+    worker=$(calc "$(thread_seconds convd-worker) - $worker_before")
+    stolen=$(calc "$(stolen_seconds) - $stolen_before")
+    took=$(calc "$(nproc) * $(field "$2" took_s) / 100")
+    workers=$(calc "$worker / $took")
+    yield=$(calc "$(field "$2" ok) / ($worker + 0.0001)")
+    shares+=("$(echo "$(field "$2" cpu_s) $io $worker $stolen $took $yield" | awk -v name="$1" '{
+        printf "| %s | %.1f | %.1f | %.1f | %.1f | %.1f | %.1f |", name, $1 / $5, $2 / $5, $3 / $5,
+            $4 / $5, 100 - ($1 + $2 + $3 + $4) / $5, $6 }')")
+}
+begin_share() {
+    io_before=$(thread_seconds convd-io) worker_before=$(thread_seconds convd-worker)
+    stolen_before=$(stolen_seconds)
+}
+
 verdict() { # WHAT CONDITION VALUE TARGET
     local met
     met=$(awk "BEGIN { print ($2) ? \"met\" : \"missed\" }")
@@ -78,7 +112,10 @@ verdict() { # WHAT CONDITION VALUE TARGET
 
 load --seconds 1 --connections 64 >/dev/null
 before=$(rss_kb "$convd")
+begin_share
 report=$(load --seconds "$seconds" --connections 64)
+share 'closed loop' "$report"
+peak_workers=$workers peak_yield=$yield
 capacity=$(field "$report" goodput_per_s)
 if [ "$(calc "$capacity < 1")" = 1.0000 ]; then
     echo "overload.sh: no request succeeds: $report" >&2
@@ -97,7 +134,9 @@ row 'closed loop' "$report" "$before" "$(rss_kb "$convd")"
 
 stage() { # NAME SHARE SECONDS: sets report, before and after
     before=$(rss_kb "$convd")
+    begin_share
     report=$(load --rate "$(calc "$capacity * $2")" --seconds "$3" --connections "$connections")
+    share "$1" "$report"
     after=$(rss_kb "$convd")
     row "$1" "$report" "$before" "$after"
     late=$(calc "($late > $(field "$report" late_ms)) ? $late : $(field "$report" late_ms)")
@@ -112,7 +151,8 @@ stage '150 %' 1.5 "$seconds"
 stage "$overloaded" "$most" "$seconds"
 first_after=$after
 stage "$overloaded, again" "$most" "$seconds"
-overload=$report grown=$(calc "($after - $first_after) / 1024")
+overload=$report overload_workers=$workers overload_yield=$yield
+grown=$(calc "($after - $first_after) / 1024")
 stage '50 %, first 2 s after' 0.5 2
 stage '50 %, then' 0.5 2
 again_p99=$(field "$report" ok_ms.p99)
@@ -135,6 +175,14 @@ verdict 'accepted p99' "$accepted <= 1.2 * $bound" "$accepted ms" \
 verdict 'growth of memory, second beside first' "$grown <= 1" "$grown MB" '<= 1 MB'
 verdict 'p99 at 50 %, 2 s later' "$again_p99 <= 2 * $calm_p99 + 1" "$again_p99 ms" \
     "2 * $calm_p99 + 1 ms"
+echo
+echo '| % of the CPUs | generator | I/O threads | workers | stolen by the host | others and idle | answers/worker CPU s |'
+echo '|---|--:|--:|--:|--:|--:|--:|'
+printf '%s\n' "${shares[@]}"
+echo
+echo "At $overloaded the workers had $(calc "100 * $overload_workers / $peak_workers") % of the CPU" \
+    "time that they had in the closed loop, and made $(calc "100 * $overload_yield / $peak_yield") %" \
+    "of the answers with each second of it."
 echo
 echo "The generator itself was kept from running for $late ms at most; where that is much, so is the" \
     "noise in these figures. Its priority: ${first[*]:-none}. It and the I/O thread exchange $(calc "$ceiling / 1000") thousand" \

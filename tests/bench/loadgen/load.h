@@ -67,6 +67,7 @@ struct load_tally {
     uint64_t
         late_ns;   /* the longest that this program itself was kept from running, out of a wait */
     double took_s; /* from the first request's moment to the end of the last */
+    double cpu_s;  /* of this program, in the kernel too */
 };
 
 /* Builds the bytes of a kind's request; false with a message on standard error. */

@@ -49,7 +49,7 @@ void load_report(FILE *out, const struct load_plan *plan, const struct load_tall
     }
     fprintf(out, "},\"connections\":{\"opened\":%" PRIu64 ",\"most\":%u}", t->connections_opened,
             t->connections_most);
-    fprintf(out, ",\"late_ms\":%.3f", (double)t->late_ns * 1e-6);
+    fprintf(out, ",\"late_ms\":%.3f,\"cpu_s\":%.3f", (double)t->late_ns * 1e-6, t->cpu_s);
     report_times(out, "begun_ms", &t->begun);
     report_times(out, "ok_ms", &t->accepted);
     report_times(out, "rejected_ms", &t->rejected);

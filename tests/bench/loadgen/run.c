@@ -490,6 +490,7 @@ bool load_run(const struct load_plan *plan, struct load_tally *tally)
         wait_for_events(&l, due_ns);
     }
     tally->took_s = (double)(now_ns() - l.start_ns) * 1e-9;
+    tally->cpu_s = (double)clock() / CLOCKS_PER_SEC;
     for (unsigned i = 0; l.slots && i < plan->connections; i++) {
         if (l.slots[i].fd >= 0)
             close(l.slots[i].fd);
