@@ -9,6 +9,7 @@
  * does. Linked with SANITIZER=thread only.
  */
 #include <criterion/criterion.h>
+#include <criterion/logging.h>
 #include <criterion/parameterized.h>
 
 #include <errno.h>
@@ -143,6 +144,19 @@ __attribute__((format(printf, 1, 2))) void criterion_test_die(const char *format
     fputc('\n', stderr);
     atomic_fetch_add(&now.outcome->failures, 1);
     _exit(1);
+}
+
+/* As Criterion without --verbose: for errors only. */
+__attribute__((format(printf, 2, 3))) void cr_log(enum criterion_severity severity,
+                                                  const char *format, ...)
+{
+    va_list args;
+    if (severity != CR_LOG_ERROR)
+        return;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
 }
 
 /* ---------------------------------------------------------------- one test */
