@@ -64,6 +64,7 @@ struct runner {
     struct segment *segments;
     unsigned segment_count;
     unsigned images;
+    bool decoded; /* started for images that workers have decoded */
     enum metrics_close close;
 };
 
@@ -241,6 +242,7 @@ static struct runner *activate(struct batcher *b, uint64_t now)
         b->idle = r->next;
         b->door.idle--;
         b->starting++;
+        r->decoded = b->head && b->head->decode_ns > 0;
         r->next = list;
         list = r;
     }
@@ -362,24 +364,28 @@ static void tell(struct batcher *b, const struct ended *late)
     end_tickets(&complete);
 }
 
-/* Hands runners to the engine. After the last of them the batcher may be gone: it waits only while
- * a runner is not idle. */
-static void start(struct cvd_engine *engine, struct runner *list)
-{
-    while (list) {
-        struct runner *next = list->next;
-        cvd_engine_submit(engine, &list->job);
-        list = next;
-    }
-}
-
-/* The same before jobs that were submitted earlier: what has been decoded is computed before more
- * is decoded, else the first of many photos that came together would wait for all the others. */
+/* Hands runners to the engine, before jobs that were submitted earlier. After the last of them the
+ * batcher may be gone: it waits only while a runner is not idle. */
 static void start_next(struct cvd_engine *engine, struct runner *list)
 {
     while (list) {
         struct runner *next = list->next;
         cvd_engine_submit_next(engine, &list->job);
+        list = next;
+    }
+}
+
+/* The same behind them, for what waited in the queue; but what workers have decoded takes turns
+ * with decoding: behind it, the first of many photos would wait for all the others to be decoded,
+ * and where there are deadlines, for nothing. */
+static void start(struct cvd_engine *engine, struct runner *list)
+{
+    while (list) {
+        struct runner *next = list->next;
+        if (list->decoded)
+            cvd_engine_submit_next(engine, &list->job);
+        else
+            cvd_engine_submit(engine, &list->job);
         list = next;
     }
 }

@@ -138,6 +138,63 @@ static void *client(void *cookie)
     return NULL;
 }
 
+/* A job of the engine's that notes how many tickets have been ended before it. */
+struct onlooker {
+    struct cvd_job job; /* first */
+    sem_t *done;
+    int seen;
+    sem_t ran;
+};
+
+static void look(struct cvd_job *job)
+{
+    struct onlooker *o = (struct onlooker *)job;
+    sem_getvalue(o->done, &o->seen);
+    sem_post(&o->ran);
+}
+
+/* Two tickets, of which one at a time is computed, and two jobs that came after both: how many
+ * tickets are ended before the last of them, when decoding took workers so long. */
+static int ended_before_later_jobs(uint64_t decode_ns)
+{
+    struct upload first, second;
+    struct onlooker others[2];
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(1, 0, 8);
+    upload_init(&first, 1, 0, &done);
+    upload_init(&second, 1, 1, &done);
+    first.ticket.decode_ns = second.ticket.decode_ns = decode_ns;
+    occupy(1);
+    submit(b, &first);
+    submit(b, &second);
+    for (unsigned i = 0; i < 2; i++) {
+        others[i] = (struct onlooker){.job.run = look, .done = &done};
+        sem_init(&others[i].ran, 0, 0);
+        cvd_engine_submit(engine, &others[i].job);
+    }
+    release(1);
+    wait_for(&others[0].ran, 1);
+    wait_for(&others[1].ran, 1);
+    wait_for(&done, 2);
+    upload_free(&first);
+    upload_free(&second);
+    stop(b);
+    return others[1].seen;
+}
+
+/* What is decoded on workers would have to wait for its turn twice. */
+Test(batch, what_workers_have_decoded_takes_turns_with_other_work)
+{
+    cr_expect_eq(ended_before_later_jobs(1000), 2);
+}
+
+Test(batch, what_came_ready_waits_for_earlier_work)
+{
+    cr_expect_eq(ended_before_later_jobs(0), 1);
+}
+
 Test(batch, concurrent_clients_get_their_own_answers)
 {
     static struct client clients[CLIENTS];
