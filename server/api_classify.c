@@ -95,7 +95,7 @@ static void refuse_admission(struct request *rq, const struct registry_model *mo
 static void expire(struct classify *c)
 {
     metrics_inference(c->model->metrics, OUTCOME_EXPIRED, c->body.images ? c->body.images : 1);
-    reply_error(c->rq, 504, "deadline_exceeded", "the request's deadline has passed");
+    reply_error(c->rq, 504, "deadline_exceeded", "the request's deadline cannot be met");
 }
 
 /* When the client has left, nobody reads the reply; its status is for the log, and 499 is what
@@ -356,11 +356,22 @@ static void submit(struct classify *c, bool more_follow)
     (more_follow ? batch_submit_more : batch_submit)(c->model->batcher, &c->ticket);
 }
 
+/* Whether there is time left for what a worker is about to begin; otherwise the reply is filled. */
+static bool has_time(struct classify *c)
+{
+    if (batch_is_hopeless(c->model->batcher, c->places, c->rq->deadline_ns)) {
+        expire(c);
+        return false;
+    }
+    return true;
+}
+
 static void run_job(struct cvd_job *job)
 {
     struct classify *c = (struct classify *)job;
     c->rq->queue_ns = clock_ns() - c->deferred_ns;
-    if (still_wanted(c) && (c->body_is_read || (read_body(c) && enter_with_all(c))) && decode(c)) {
+    if (still_wanted(c) && has_time(c) &&
+        (c->body_is_read || (read_body(c) && enter_with_all(c))) && decode(c)) {
         submit(c, false);
     } else {
         leave(c);

@@ -555,6 +555,11 @@ void batch_give_back(struct batcher *b, unsigned images)
     door_leave(&b->door, images);
 }
 
+bool batch_is_hopeless(const struct batcher *b, unsigned images, uint64_t deadline_ns)
+{
+    return door_is_hopeless(&b->door, images, deadline_ns);
+}
+
 unsigned batch_depth(const struct batcher *b)
 {
     return b->door.places;

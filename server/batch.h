@@ -87,6 +87,10 @@ void batcher_destroy(struct batcher *b);
 enum batch_admission batch_reserve(struct batcher *b, unsigned images, uint64_t deadline_ns);
 void batch_give_back(struct batcher *b, unsigned images);
 
+/* Whether images with places, which a worker is about to decode, would be done after their deadline
+ * while others wait: then the work is better put into those. */
+bool batch_is_hopeless(const struct batcher *b, unsigned images, uint64_t deadline_ns);
+
 /* Puts the images into the queue, on the places that were reserved for them. Any thread. */
 void batch_submit(struct batcher *b, struct batch_ticket *ticket);
 

@@ -13,13 +13,19 @@ uint64_t door_wait_ns(const struct door *d)
     return (ahead * d->ns_per_image + decoding * (d->ns_per_image + d->ns_to_decode)) / d->workers;
 }
 
+/* Of these images alone: one worker decodes them, all compute them. */
+static uint64_t work_ns(const struct door *d, unsigned images)
+{
+    unsigned workers = d->workers;
+    return images * d->ns_to_decode + (images + workers - 1) / workers * d->ns_per_image;
+}
+
 /* Whether images that come now would be computed before their deadline. Where nothing is in their
  * way they are given the chance, whatever the estimate says: they may be what corrects it. */
 static bool may_be_in_time(const struct door *d, unsigned images, uint64_t deadline_ns)
 {
-    uint64_t now = clock_ns(), wait = door_wait_ns(d), workers = d->workers;
-    uint64_t compute = (images + workers - 1) / workers * d->ns_per_image;
-    return now + wait + (wait > 0 ? compute : 0) < deadline_ns;
+    uint64_t now = clock_ns(), wait = door_wait_ns(d);
+    return now + wait + (wait > 0 ? work_ns(d, images) : 0) < deadline_ns;
 }
 
 static bool take_places(struct door *d, unsigned images)
@@ -60,6 +66,11 @@ enum batch_admission door_enter(struct door *d, unsigned images, uint64_t deadli
     metrics_queue_depth(d->metrics, (int)images);
     metrics_queue_bytes(metrics_of(d->metrics), (ptrdiff_t)bytes);
     return BATCH_ACCEPTED;
+}
+
+bool door_is_hopeless(const struct door *d, unsigned images, uint64_t deadline_ns)
+{
+    return deadline_ns && d->places > images && clock_ns() + work_ns(d, images) >= deadline_ns;
 }
 
 void door_leave(struct door *d, unsigned images)

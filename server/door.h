@@ -32,6 +32,10 @@ struct door {
 enum batch_admission door_enter(struct door *d, unsigned images, uint64_t deadline_ns);
 void door_leave(struct door *d, unsigned images);
 
+/* Whether images that are in, and whose turn to be decoded it is, would be computed too late. The
+ * same chance as at the door: not where nobody else waits for the workers' time. */
+bool door_is_hopeless(const struct door *d, unsigned images, uint64_t deadline_ns);
+
 /* Until an image that came now would be computed. */
 uint64_t door_wait_ns(const struct door *d);
 

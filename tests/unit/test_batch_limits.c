@@ -214,6 +214,33 @@ Test(batch, decoding_is_part_of_the_wait)
     stop(b);
 }
 
+/* Who could not be computed before his deadline is not decoded, unless nobody else waits. */
+Test(batch, no_work_is_put_into_what_would_be_late)
+{
+    struct upload first;
+    sem_t done;
+    sem_init(&done, 0, 0);
+    start(1, 0);
+    struct batcher *b = batcher(8, 0, 8);
+    upload_init(&first, 1, 0, &done);
+    first.ticket.decode_ns = 4000000000u;
+    submit(b, &first);
+    wait_for(&done, 1);
+    uint64_t soon = clock_ns() + 3000000000u, later = soon + 60000000000u;
+    cr_expect_eq(batch_reserve(b, 1, soon), BATCH_ACCEPTED, "nobody is in the way");
+    cr_expect_not(batch_is_hopeless(b, 1, soon), "nobody else waits");
+    cr_expect_eq(batch_reserve(b, 1, 0), BATCH_ACCEPTED);
+    cr_expect(batch_is_hopeless(b, 1, soon), "an image takes four seconds to decode");
+    cr_expect_not(batch_is_hopeless(b, 1, later));
+    cr_expect_not(batch_is_hopeless(b, 1, 0), "no deadline");
+    /* The two before him take eight seconds, and he four more. */
+    uint64_t estimate = batch_estimate_ns(b);
+    cr_expect_eq(batch_reserve(b, 1, clock_ns() + estimate + 2000000000u), BATCH_TOO_LATE);
+    batch_give_back(b, 2);
+    upload_free(&first);
+    stop(b);
+}
+
 #define KEEN 4
 struct keen {
     pthread_t thread;
