@@ -216,9 +216,9 @@ FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=
 make_fuzz = $(Q)$(MAKE) --no-print-directory CC=clang OPT=-O1 CFLAGS="$(FUZZ_FLAGS)" FUZZING=1
 .PHONY: $(fuzz_bin)
 fuzz:
-	$(make_fuzz) $(fuzz_bin)
+	+$(make_fuzz) $(fuzz_bin)
 $(fuzz_bin):
-	$(make_fuzz) $@
+	+$(make_fuzz) $@
 else
 $(fuzz_bin): build/fuzz/%: $B/tests/fuzz/%.o $B/libserver.a $B/libconvd.a
 	$(call say,LINK,$@)

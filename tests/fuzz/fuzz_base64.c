@@ -8,12 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void require(bool condition)
-{
-    if (!condition)
-        abort();
-}
-
 /* The four characters for up to three bytes. */
 static void write_group(const uint8_t *bytes, size_t len, char group[4])
 {

@@ -13,12 +13,6 @@
 
 enum { CHANNELS = 3, HEIGHT = 3, WIDTH = 2, ELEMENTS = CHANNELS * HEIGHT * WIDTH };
 
-static void require(bool condition)
-{
-    if (!condition)
-        abort();
-}
-
 static void require_reason(const struct classify_fault *fault)
 {
     size_t len = strnlen(fault->message, sizeof fault->message);

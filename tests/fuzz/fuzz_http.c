@@ -40,12 +40,6 @@ static struct http *http;
 static uint16_t port;
 static char text[TEXT_BYTES + 1]; /* all that one connection was answered */
 
-static void require(bool condition)
-{
-    if (!condition)
-        abort();
-}
-
 /* ---------------------------------------------------------------- the daemon */
 
 static void stop(void)

@@ -21,12 +21,6 @@
 #define TIME_FACTOR   60
 #define TIME_SLACK_NS 20000000u
 
-static void require(bool condition)
-{
-    if (!condition)
-        abort();
-}
-
 /* ---- memory in use, where the address sanitizer tells ---- */
 
 static size_t used_bytes, most_bytes;

@@ -9,12 +9,6 @@
 
 enum { MOST = 8 };
 
-static void require(bool condition)
-{
-    if (!condition)
-        abort();
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct multipart_part parts[MOST];

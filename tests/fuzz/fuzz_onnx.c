@@ -19,12 +19,6 @@
 
 static struct cvd_engine *engine;
 
-static void require(bool condition)
-{
-    if (!condition)
-        abort();
-}
-
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     struct cvd_settings settings;

@@ -9,12 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void require(bool condition)
-{
-    if (!condition)
-        abort();
-}
-
 /* Compares an array, however nested, with the next numbers; returns how many there were. */
 static size_t compare(const json_t *array, const float *values)
 {
