@@ -127,8 +127,10 @@ $B/engine/kernels/%_c.o:      FLAGS_FILE := $(FLAGS_KERNEL)
 $B/engine/ops/%.o:            FLAGS_FILE := -O3
 $B/engine/train/%.o:          FLAGS_FILE := -O3
 # A convolution's tile needs all vector registers and most others: these two passes of GCC's would
-# keep sums of offsets beside it, and spill them around every few multiply-adds.
-$B/engine/kernels/conv_%.o $B/engine/kernels/winograd_%.o: FLAGS_TILES := -fno-tree-pre -fno-tree-loop-im -Wno-ignored-optimization-argument
+# keep sums of offsets beside it, and spill them around every few multiply-adds. Clang has neither.
+TILES := -fno-tree-pre -fno-tree-loop-im
+TILES := $(shell $(CC) $(TILES) -x c -fsyntax-only /dev/null 2>/dev/null && echo $(TILES))
+$B/engine/kernels/conv_%.o $B/engine/kernels/winograd_%.o: FLAGS_TILES := $(TILES)
 # stb_image is not ours to warn about. Where its gate should have overlooked something, the checks
 # for bounds and overflow end the decoding (stb.c says how); a sanitizer's build keeps its own, but
 # for the shifts and sums that stb_image lets run over on purpose.
