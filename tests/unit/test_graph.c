@@ -135,7 +135,9 @@ Test(graph, nodes_are_copied_deeply)
         {.name = "ints", .type = OP_ATTR_INTS, .count = 3, .ints = ints},
         {.name = "floats", .type = OP_ATTR_FLOATS, .count = 1, .floats = floats},
         {.name = "strings", .type = OP_ATTR_STRINGS, .count = 2, .strings = strings},
-        {.name = "t", .type = OP_ATTR_TENSOR, .tensor = {CVD_DTYPE_FLOAT32, {1, {2}}, weights}},
+        {.name = "t",
+         .type = OP_ATTR_TENSOR,
+         .tensor = {CVD_DTYPE_FLOAT32, {1, {2}}, weights, {0}}},
         {.name = "none", .type = OP_ATTR_INTS},
     };
     const struct graph_node n = {"Conv", "", text, attrs, 8, in, 2, out, 2, NULL};
@@ -386,7 +388,7 @@ static enum cvd_status build_large(struct graph *to)
         {.name = text, .type = OP_ATTR_STRING, .s = text},
         {.name = "f", .type = OP_ATTR_FLOATS, .count = 10000, .floats = numbers},
         {.name = "s", .type = OP_ATTR_STRINGS, .count = 1, .strings = strings},
-        {.name = "t", .type = OP_ATTR_TENSOR, .tensor = {CVD_DTYPE_FLOAT32, shape, numbers}},
+        {.name = "t", .type = OP_ATTR_TENSOR, .tensor = {CVD_DTYPE_FLOAT32, shape, numbers, {0}}},
     };
     const struct graph_node n = {text, text, text, attrs, 4, &v, 1, &v, 1, NULL};
     enum cvd_status status;

@@ -192,7 +192,9 @@ static void build_everything(void)
         {.name = "floats", .type = OP_ATTR_FLOATS, .count = 4, .floats = floats},
         {.name = "strings", .type = OP_ATTR_STRINGS, .count = 3, .strings = strings},
         {.name = "none", .type = OP_ATTR_INTS},
-        {.name = "t", .type = OP_ATTR_TENSOR, .tensor = {CVD_DTYPE_FLOAT32, {2, {2, 3}}, weights}},
+        {.name = "t",
+         .type = OP_ATTR_TENSOR,
+         .tensor = {CVD_DTYPE_FLOAT32, {2, {2, 3}}, weights, {0}}},
     };
     const uint32_t out1[] = {h, GRAPH_NONE, nameless}, in2[] = {nameless, scale};
     node(&(struct graph_node){"Everything", "com.example", "n1", attrs, 8, in, TYPES + 3, out1, 3,

@@ -166,7 +166,7 @@ Test(ops_pad, refuses_pad)
 static struct op_attr value_attr(enum cvd_dtype dtype, const void *data, int64_t count)
 {
     return (struct op_attr){
-        .name = "value", .type = OP_ATTR_TENSOR, .tensor = {dtype, OP_SHAPE(count), data}};
+        .name = "value", .type = OP_ATTR_TENSOR, .tensor = {dtype, OP_SHAPE(count), data, {0}}};
 }
 
 Test(ops_pad, constant_of_shape)

@@ -235,7 +235,7 @@ Test(ops_shape, constant)
 {
     const struct op_attr tensor = {.name = "value",
                                    .type = OP_ATTR_TENSOR,
-                                   .tensor = {CVD_DTYPE_FLOAT32, OP_SHAPE(2, 2), cells}};
+                                   .tensor = {CVD_DTYPE_FLOAT32, OP_SHAPE(2, 2), cells, {0}}};
     const struct op_attr floats = {
         .name = "value_floats", .type = OP_ATTR_FLOATS, .count = 3, .floats = cells};
     const struct op_attr attrs[] = {tensor, floats, ATTR_FLOAT("value_float", 5),

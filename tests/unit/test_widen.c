@@ -212,8 +212,9 @@ Test(widen, tensors_among_the_attributes)
     struct graph g;
     const uint16_t half = convert_to_f16(0.75);
     static const int64_t extents[] = {IN};
-    const struct op_attr value[] = {
-        {.name = "value", .type = OP_ATTR_TENSOR, .tensor = {CVD_DTYPE_FLOAT16, {1, {1}}, &half}}};
+    const struct op_attr value[] = {{.name = "value",
+                                     .type = OP_ATTR_TENSOR,
+                                     .tensor = {CVD_DTYPE_FLOAT16, {1, {1}}, &half, {0}}}};
     float x[IMAGES * IN], y[IMAGES * IN];
     net_fill(x, IMAGES * IN, 3);
     net_init(&g);
