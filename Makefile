@@ -248,10 +248,9 @@ bench-overload: all $B/loadgen
 bench-serve: all $(bench_bin)
 	$(Q)tests/bench/serve.sh $B $(ARGS)
 
-SECONDS ?= 900
 ## soak           15 minutes (SECONDS=N) of mixed load; fails on a wrong answer or growth (RELOAD=1: with SIGHUP)
 soak: all $B/loadgen
-	$(Q)tests/bench/soak.sh $B $(SECONDS) $(ARGS)
+	$(Q)tests/bench/soak.sh $B $(or $(SECONDS),900) $(ARGS)
 
 # ---------------------------------------------------------------- the default model
 CONVD_SHARED ?= ../shared
