@@ -56,8 +56,8 @@ struct kernel_conv {
     size_t last_lanes; /* of the last vector that exist in out and residual: 1 ... lanes */
     struct kernel_act act;
     /* Memory that will be needed soon, such as the next weights, is brought into the second-level
-     * cache on the way: `prefetches` times after each column of a block, at `prefetch`, which then
-     * advances by prefetch_step bytes. */
+     * cache on the way: `prefetches` times after each column of a whole block, at `prefetch`, which
+     * then advances by prefetch_step bytes. */
     const char *prefetch;
     size_t prefetches, prefetch_step;
 };

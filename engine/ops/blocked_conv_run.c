@@ -90,7 +90,7 @@ static void prefetch_share(const struct conv_job *j, const struct coming *coming
                            size_t calls, struct kernel_conv *c)
 {
     const size_t tiles = round_up_div(c->pixels, j->kernels->conv.max_pixels[c->vectors]);
-    const size_t steps = tiles * round_up_div(c->total, c->inner) * c->rows * c->columns;
+    const size_t steps = tiles * (c->total / c->inner) * c->rows * c->columns;
     const size_t share = coming->bytes / calls;
     c->prefetches = 0;
     if (share == 0 || steps == 0)
