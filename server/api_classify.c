@@ -543,16 +543,17 @@ bool api_classify_is_busy(struct request *rq)
     if (model == NULL) {
         return false;
     }
-    enum batch_admission admission = BATCH_ACCEPTED;
+    bool busy = false;
     if (!model->not_images) {
-        admission = batch_reserve(model->batcher, 1, rq->deadline_ns);
-    }
-    if (admission != BATCH_ACCEPTED) {
-        name_model(rq, model);
-        refuse_admission(rq, model, 1, admission);
-    } else if (!model->not_images) {
-        batch_give_back(model->batcher, 1);
+        enum batch_admission admission = batch_reserve(model->batcher, 1, rq->deadline_ns);
+        busy = admission != BATCH_ACCEPTED;
+        if (busy) {
+            name_model(rq, model);
+            refuse_admission(rq, model, 1, admission);
+        } else {
+            batch_give_back(model->batcher, 1);
+        }
     }
     registry_release(model);
-    return admission != BATCH_ACCEPTED;
+    return busy;
 }

@@ -189,13 +189,13 @@ static void look_at_running(struct batcher *b, uint64_t now, struct ended *late)
             struct batch_ticket *t = r->segments[n].ticket;
             if (!t->late || t->told || !t->deadline_ns)
                 continue;
-            if ((now < t->deadline_ns || !late) && t->deadline_ns < b->expiry_ns)
+            if (late && now >= t->deadline_ns) {
+                t->told = t->held = true;
+                t->outcome = BATCH_EXPIRED;
+                append(late, t);
+            } else if (t->deadline_ns < b->expiry_ns) {
                 b->expiry_ns = t->deadline_ns;
-            if (now < t->deadline_ns || !late)
-                continue;
-            t->told = t->held = true;
-            t->outcome = BATCH_EXPIRED;
-            append(late, t);
+            }
         }
     }
 }
@@ -562,7 +562,7 @@ bool batch_is_hopeless(const struct batcher *b, unsigned images, uint64_t deadli
 
 unsigned batch_depth(const struct batcher *b)
 {
-    return b->door.places;
+    return (unsigned)b->door.places; /* at most max_queue */
 }
 
 uint64_t batch_estimate_ns(const struct batcher *b)

@@ -28,24 +28,14 @@ static bool may_be_in_time(const struct door *d, unsigned images, uint64_t deadl
     return now + wait + (wait > 0 ? work_ns(d, images) : 0) < deadline_ns;
 }
 
-static bool take_places(struct door *d, unsigned images)
+/* Of `most` there are, some taken. */
+static bool take(atomic_size_t *taken, size_t more, size_t most)
 {
-    unsigned taken = d->places;
+    size_t before = *taken;
     do {
-        if (images > d->max_queue || taken > d->max_queue - images)
+        if (more > most || before > most - more)
             return false;
-    } while (!atomic_compare_exchange_weak_explicit(&d->places, &taken, taken + images,
-                                                    memory_order_relaxed, memory_order_relaxed));
-    return true;
-}
-
-static bool take_bytes(struct batch_budget *budget, size_t bytes)
-{
-    size_t taken = budget->bytes;
-    do {
-        if (bytes > budget->max_bytes || taken > budget->max_bytes - bytes)
-            return false;
-    } while (!atomic_compare_exchange_weak_explicit(&budget->bytes, &taken, taken + bytes,
+    } while (!atomic_compare_exchange_weak_explicit(taken, &before, before + more,
                                                     memory_order_relaxed, memory_order_relaxed));
     return true;
 }
@@ -57,9 +47,9 @@ enum batch_admission door_enter(struct door *d, unsigned images, uint64_t deadli
         return BATCH_FULL;
     if (deadline_ns && !may_be_in_time(d, images, deadline_ns))
         return BATCH_TOO_LATE;
-    if (!take_places(d, images))
+    if (!take(&d->places, images, d->max_queue))
         return BATCH_FULL;
-    if (!take_bytes(d->budget, bytes)) {
+    if (!take(&d->budget->bytes, bytes, d->budget->max_bytes)) {
         atomic_fetch_sub_explicit(&d->places, images, memory_order_relaxed);
         return BATCH_FULL;
     }

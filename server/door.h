@@ -21,7 +21,7 @@ struct door {
     atomic_uint running; /* images being computed */
     atomic_uint idle;    /* workers that could compute */
     /* the door's own */
-    atomic_uint places;                 /* images let in and not yet computed: those in the queue
+    atomic_size_t places;               /* images let in and not yet computed: those in the queue
                                            and those that are being decoded for it */
     atomic_uint_least64_t ns_per_image; /* of computing, on one worker; moving average, 0 until the
                                            first batch */
