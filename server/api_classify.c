@@ -78,6 +78,7 @@ static void refuse_admission(struct request *rq, const struct registry_model *mo
                              unsigned images, enum batch_admission admission)
 {
     metrics_inference(model->metrics, OUTCOME_REJECTED, images);
+    rq->backlog_ns = batch_estimate_ns(model->batcher);
     switch (admission) {
     case BATCH_FULL:
         metrics_rejected(rq->app->metrics, REJECT_QUEUE_FULL);

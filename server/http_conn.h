@@ -89,6 +89,7 @@ struct conn {
     /* While the request is deferred; see http_loop.c. */
     bool answered, suspended, orphan;
     unsigned looks;
+    uint64_t received_round; /* of its loop, that bytes of its body last came in */
     struct conn *next_deferred, *next_finished;
 
     struct request rq;
@@ -120,6 +121,9 @@ struct http_loop {
     struct conn *to_clear, *last_to_clear; /* whose requests are over */
     unsigned blocked;                      /* deferred, neither answered nor suspended */
     bool impatient;                        /* nothing else happens: suspends what is blocked */
+    uint64_t round;
+    unsigned receiving; /* connections that bytes of an incomplete body came on in this round */
+    uint64_t pause_ns;  /* before the next one */
     atomic_bool stop, asleep;
     _Atomic(struct conn *) finished; /* newest first */
 };
@@ -192,6 +196,11 @@ enum cvd_status loop_start(struct http_loop *l, struct cvd_error *err);
 void loop_stop(struct http_loop *l);
 /* Inside a handler call: there will be an answer later, perhaps not soon. */
 void loop_defer(struct conn *c, bool for_long);
+/* Bytes of a body have come; the body is complete. */
+void loop_received(struct conn *c);
+void loop_complete(struct conn *c);
+/* A request was refused for a backlog of so much time. */
+void loop_overloaded(struct http_loop *l, uint64_t backlog_ns);
 /* Inside the calls that follow: whether it is there. */
 bool loop_has_answer(struct conn *c);
 /* The library closes the connection: whether its request is still with others. Then it is finished

@@ -12,6 +12,9 @@
  * epoll set, some twenty times as much. So most requests for small models are answered without, and
  * a connection is suspended after so many calls, or when a millisecond passes without any event.
  *
+ * Where requests are refused because others wait already, the thread pauses after the round: the
+ * CPU time of a wake-up for each of them would be the workers', whose backlog it is.
+ *
  * A connection that is suspended is out of the library's sight. One that is blocked may be closed
  * by it, when its client resets it: then the request becomes an orphan, which keeps its entry in
  * the table until it is finished. Its handler's memory is ours; what a request keeps in the
@@ -26,12 +29,14 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define THREAD_STACK_BYTES 524288 /* jansson takes 164 KB at its depth limit */
 #define LONGEST_SLEEP_MS   1000   /* the library looks at idle connections */
 #define BLOCKED_SLEEP_MS   1
 #define MOST_LOOKS         20 /* at a blocked connection */
+#define LONGEST_PAUSE_NS   1000000u
 
 static void suspend(struct conn *c)
 {
@@ -55,6 +60,28 @@ void loop_defer(struct conn *c, bool for_long)
     else
         l->deferred = c;
     l->last_deferred = c;
+}
+
+void loop_received(struct conn *c)
+{
+    if (c->received_round != c->loop->round)
+        c->loop->receiving++;
+    c->received_round = c->loop->round;
+}
+
+void loop_complete(struct conn *c)
+{
+    if (c->received_round == c->loop->round)
+        c->loop->receiving--;
+    c->received_round = 0;
+}
+
+void loop_overloaded(struct http_loop *l, uint64_t backlog_ns)
+{
+    uint64_t pause_ns = backlog_ns / 8;
+
+    if (pause_ns > l->pause_ns)
+        l->pause_ns = pause_ns < LONGEST_PAUSE_NS ? pause_ns : LONGEST_PAUSE_NS;
 }
 
 bool loop_has_answer(struct conn *c)
@@ -174,6 +201,8 @@ static int sleep_ms(struct http_loop *l)
 {
     MHD_UNSIGNED_LONG_LONG ms;
 
+    if (l->receiving)
+        return 0;
     if (l->blocked)
         return BLOCKED_SLEEP_MS;
     return MHD_get_timeout(l->daemon, &ms) == MHD_YES && ms < LONGEST_SLEEP_MS ? (int)ms
@@ -183,11 +212,17 @@ static int sleep_ms(struct http_loop *l)
 static void sleep_until_news(struct http_loop *l)
 {
     struct epoll_event events[2];
+    struct timespec pause = {.tv_nsec = (long)l->pause_ns};
     int timeout = sleep_ms(l), n = 1;
 
     l->impatient = false;
+    l->pause_ns = 0;
     if (timeout == 0)
         return;
+    if (pause.tv_nsec) {
+        (void)nanosleep(&pause, NULL);
+        return;
+    }
     atomic_store(&l->asleep, true);
     if (!atomic_load(&l->finished) && !atomic_load(&l->stop))
         n = epoll_wait(l->epoll, events, 2, timeout);
@@ -200,6 +235,8 @@ static void *run(void *arg)
     struct http_loop *l = arg;
 
     while (!atomic_load(&l->stop)) {
+        l->round++;
+        l->receiving = 0;
         take_finished(l);
         (void)MHD_run(l->daemon);
         hand_over(l);

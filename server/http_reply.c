@@ -84,6 +84,8 @@ void http_compose(struct conn *c)
 enum MHD_Result http_send(struct conn *c)
 {
     c->client_left = atomic_load(&c->peer_gone);
+    if (c->rq.backlog_ns)
+        loop_overloaded(c->loop, c->rq.backlog_ns);
     if (!c->composed)
         http_compose(c);
     if (!c->response)

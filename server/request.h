@@ -81,6 +81,8 @@ struct request {
     unsigned images, batch_size;
     uint64_t decode_ns, queue_ns, compute_ns;
 
+    uint64_t backlog_ns; /* refused for it: until the work that was let in before is done */
+
     /* The handler's own; freed by http.c through state_free when the request ends. */
     void *state;
     void (*state_free)(void *state);
