@@ -11,6 +11,7 @@
 
 #include <criterion/criterion.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -19,7 +20,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -487,4 +490,50 @@ Test(lifecycle, replaced_behind_haproxy)
 Test(lifecycle, replaced_behind_nginx)
 {
     replace(PROXY_NGINX);
+}
+
+/* The length of the time slices of a thread of the server's (all with this name: the shortest), as
+ * sched_getattr(2) tells it; 0 where the kernel does not know. */
+static uint64_t slice_ns(pid_t pid, const char *thread)
+{
+    struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime_ns, deadline_ns, period_ns;
+    } attr;
+    uint64_t shortest = UINT64_MAX;
+    char path[64], name[32];
+
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    DIR *tasks = opendir(path);
+    cr_assert(tasks != NULL);
+    for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+        int id = atoi(task->d_name);
+        snprintf(path, sizeof path, "/proc/%d/task/%d/comm", (int)pid, id);
+        FILE *comm = id > 0 ? fopen(path, "re") : NULL;
+        bool is_it =
+            comm && fgets(name, sizeof name, comm) && strncmp(name, thread, strlen(thread)) == 0;
+        if (comm)
+            fclose(comm);
+        if (!is_it)
+            continue;
+        if (syscall(SYS_sched_getattr, id, &attr, sizeof attr, 0) != 0)
+            attr.runtime_ns = 0;
+        shortest = attr.runtime_ns < shortest ? attr.runtime_ns : shortest;
+    }
+    closedir(tasks);
+    return shortest;
+}
+
+/* The thread that moves bytes goes before those that compute. */
+Test(lifecycle, the_io_thread_asks_for_short_slices)
+{
+    struct server *s = server_start_with("--threads", "1");
+    uint64_t workers = slice_ns(s->pid, "convd-worker"), io = slice_ns(s->pid, "convd-io");
+    server_stop(s);
+    if (workers == 0)
+        cr_skip_test("this kernel knows no time slices of a thread's own");
+    cr_expect_lt(io, workers);
 }
