@@ -117,7 +117,8 @@ struct http_loop {
     pthread_t thread;
     bool running;
     int epoll, wake;                       /* the library's sockets and `wake` are watched there */
-    struct conn *deferred, *last_deferred; /* in this round */
+    struct conn *deferred, *last_deferred; /* in this round, not yet handed over */
+    unsigned deferred_count;
     struct conn *to_clear, *last_to_clear; /* whose requests are over */
     unsigned blocked;                      /* deferred, neither answered nor suspended */
     bool impatient;                        /* nothing else happens: suspends what is blocked */

@@ -38,6 +38,7 @@
 #define LONGEST_SLEEP_MS   1000   /* the library looks at idle connections */
 #define BLOCKED_SLEEP_MS   1
 #define MOST_LOOKS         20 /* at a blocked connection */
+#define MOST_TOGETHER      64 /* requests handed on: workers begin before a long round ends */
 #define LONGEST_PAUSE_NS   1000000u
 #define SLICE_NS           100000u
 
@@ -45,6 +46,16 @@ static void suspend(struct conn *c)
 {
     MHD_suspend_connection(c->con);
     c->suspended = true;
+}
+
+static void hand_over(struct http_loop *l)
+{
+    for (struct conn *c = l->deferred, *next; c; c = next) {
+        next = c->next_deferred;
+        c->rq.go(&c->rq, next ? &next->rq : NULL);
+    }
+    l->deferred = l->last_deferred = NULL;
+    l->deferred_count = 0;
 }
 
 void loop_defer(struct conn *c, bool for_long)
@@ -57,7 +68,10 @@ void loop_defer(struct conn *c, bool for_long)
         suspend(c);
     else
         l->blocked++;
+    if (l->deferred_count >= MOST_TOGETHER)
+        hand_over(l);
     c->next_deferred = NULL;
+    l->deferred_count++;
     if (l->last_deferred)
         l->last_deferred->next_deferred = c;
     else
@@ -172,15 +186,6 @@ static void take_finished(struct http_loop *l)
         else
             l->blocked--;
     }
-}
-
-static void hand_over(struct http_loop *l)
-{
-    for (struct conn *c = l->deferred, *next; c; c = next) {
-        next = c->next_deferred;
-        c->rq.go(&c->rq, next ? &next->rq : NULL);
-    }
-    l->deferred = l->last_deferred = NULL;
 }
 
 void loop_finish(struct conn *c, const struct conn *next)
