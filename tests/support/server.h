@@ -24,7 +24,7 @@ struct server {
 
 /* Starts `convd serve --listen 127.0.0.1:0` with more options (NULL: none) and waits until it is
  * ready. --drain-delay is 0 unless it is among them. Fails the test when it is not ready within
- * 10 s. */
+ * 30 s. */
 #define server_start_with(...) server_start((const char *const[]){__VA_ARGS__, NULL})
 struct server *server_start(const char *const *options);
 
@@ -38,7 +38,7 @@ struct server_setup {
 struct server *server_launch(const struct server_setup *setup);
 void server_await(struct server *s);
 
-/* A port that nobody listens on just now. */
+/* A port that nobody listens on, and that only who asks for it by its number gets. */
 unsigned server_free_port(void);
 
 /* The path of the program. */
