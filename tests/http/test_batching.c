@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -44,9 +45,10 @@ static void *use(void *arg)
     return NULL;
 }
 
+enum { USERS = 16 };
+
 static void run_users(struct server *s, unsigned requests)
 {
-    enum { USERS = 16 };
     struct user users[USERS];
     for (int i = 0; i < USERS; i++) {
         users[i] = (struct user){.server = s, .digit = i % 10, .requests = requests};
@@ -70,14 +72,15 @@ Test(batching, everybody_gets_the_own_answer)
     server_stop(s);
 }
 
-/* A delay makes batches certain, whatever the speed of the machine. */
+/* A batch of four is full before a second is over, whatever the speed of the machine. */
 Test(batching, requests_share_batches)
 {
-    struct server *s = server_start_with("--max-delay-us", "3000", "--access-log", "off");
+    struct server *s = server_start_with("--max-delay-us", "1000000", "--max-batch", "4",
+                                         "--request-timeout", "60s", "--access-log", "off");
     run_users(s, 40);
     double batches = http_metric(s, "convd_batch_size_count{model=\"lenet5\"}");
     double single = http_metric(s, "convd_batch_size_bucket{model=\"lenet5\",le=\"1\"}");
-    cr_expect(batches < 16 * 40 / 2, "%g batches for %d requests", batches, 16 * 40);
+    cr_expect(batches < USERS * 40 / 2, "%g batches for %d requests", batches, USERS * 40);
     cr_expect(single < batches, "no batch of more than one");
     server_stop(s);
 }
@@ -132,13 +135,23 @@ static void send_images(struct client *c, const struct body *b)
     client_send(c, b->bytes, b->len);
 }
 
-/* More than the queue holds: some are refused at once, with the time to come back; none is lost. */
-Test(batching, a_full_queue_refuses)
+/* How long batches are to wait, for a situation that lasts as long. A machine that stalls may miss
+ * it: then it is made again and lasts longer. */
+#define ATTEMPTS 20
+static const char *longer(unsigned *delay_us)
 {
-    enum { CLIENTS = 40 };
+    *delay_us = *delay_us < 500000 ? 2 * *delay_us : 1000000;
+    return data_printf("%u", *delay_us);
+}
+
+/* More than the queue holds: the others are refused at once, with the time to come back; none is
+ * lost. False when there was more than one batch, so that the queue has been emptied meanwhile. */
+static bool a_full_queue(const char *delay_us)
+{
+    enum { CLIENTS = 40, PLACES = 64, IMAGES_EACH = 16 };
     struct server *s = server_start_with("--max-queue", "64", "--threads", "1", "--access-log",
-                                         "off", "--max-delay-us", "100000", "--max-batch", "1024");
-    struct body b = many_images(16);
+                                         "off", "--max-delay-us", delay_us, "--max-batch", "1024");
+    struct body b = many_images(IMAGES_EACH);
     struct client *clients[CLIENTS];
     for (int i = 0; i < CLIENTS; i++) {
         clients[i] = client_connect(s);
@@ -158,35 +171,52 @@ Test(batching, a_full_queue_refuses)
         }
         client_close(clients[i]);
     }
-    cr_expect(accepted >= 4, "%d accepted", accepted);
-    cr_expect(refused >= CLIENTS / 2, "%d refused", refused);
+    bool at_once = http_metric(s, "convd_batch_size_count{model=\"lenet5\"}") == 1;
+    cr_expect(!at_once || accepted == PLACES / IMAGES_EACH, "%d accepted", accepted);
     cr_expect_eq(http_metric(s, "convd_rejected_total{reason=\"queue_full\"}"), refused);
     cr_expect_eq(http_metric(s, "convd_queue_depth{model=\"lenet5\"}"), 0);
     cr_expect_eq(http_metric(s, "convd_queue_bytes"), 0);
     cr_expect_eq(http_get(s, "/readyz")->status, 200);
     server_stop(s);
+    return at_once;
+}
+
+Test(batching, a_full_queue_refuses)
+{
+    unsigned delay_us = 50000, left = ATTEMPTS;
+    while (!a_full_queue(longer(&delay_us)))
+        cr_assert(--left > 0, "the queue was never full for long");
 }
 
 /* Memory for bodies is bounded over all connections: who comes too late is told so, and not kept.
  */
 Test(batching, too_many_bytes_of_bodies)
 {
+    static const char refused[] = "convd_rejected_total{reason=\"memory\"}";
     struct server *s = server_start_with("--max-queue-bytes", "1M", "--max-body", "2M");
     size_t len = 900000;
     char *bytes = data_alloc(len);
-    struct client *first = client_connect(s);
-    client_printf(first, "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n", len);
-    client_send(first, bytes, len - 1);
-    cr_assert(http_metric_wait(s, "convd_inflight_requests", 2, 2, 2));
-    process_pause_ms(200); /* until it has been read */
-    const struct response *r = http_post(s, "/classify", NULL, bytes, 300000);
-    response_expect_error(r, 503, "out_of_memory", "a second body");
-    cr_assert(response_header(r, "Retry-After") != NULL);
-    cr_expect(http_metric(s, "convd_rejected_total{reason=\"memory\"}") == 1);
-    client_send(first, bytes, 1);
-    response_expect_error(client_read(first, false), 415, NULL, "the first body");
+    const struct response *of_first, *of_second;
+    long pause_ms = 50;
+    do { /* until the first had been read when the second came: the server may be slow */
+        double before = http_metric(s, refused);
+        struct client *first = client_connect(s);
+        client_printf(first, "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n",
+                      len);
+        client_send(first, bytes, len - 1);
+        process_pause_ms(pause_ms *= 2);
+        of_second = http_post(s, "/classify", NULL, bytes, 300000);
+        client_send(first, bytes, 1);
+        of_first = client_read(first, false);
+        client_close(first);
+        cr_assert(of_first != NULL);
+        cr_expect_eq(http_metric(s, refused) - before,
+                     (of_first->status == 503) + (of_second->status == 503));
+    } while (of_second->status != 503 && pause_ms < 2000);
+    response_expect_error(of_second, 503, "out_of_memory", "a second body");
+    cr_assert(response_header(of_second, "Retry-After") != NULL);
+    response_expect_error(of_first, 415, NULL, "the first body");
     response_expect_error(http_post(s, "/classify", NULL, bytes, 300000), 415, NULL, "afterwards");
-    client_close(first);
     server_stop(s);
 }
 
@@ -196,97 +226,126 @@ Test(batching, too_many_bytes_of_bodies)
 Test(batching, a_delay_leaves_time_before_the_deadline)
 {
     struct server *s = server_start_with("--max-delay-us", "1000000");
-    double begin = process_now_s();
-    expect_digit(http_request(s, "POST", "/classify", RAW "X-Request-Timeout-Ms: 400\r\n",
-                              digit_pixels(1), 784),
-                 1, 5, "400 ms");
-    double took = process_now_s() - begin;
-    cr_expect(took > 0.19 && took < 0.5 * server_slowness(), "answered after %.2f s", took);
+    const struct response *r;
+    unsigned left = ATTEMPTS;
+    do { /* on a machine that stalls it may be late */
+        double begin = process_now_s();
+        r = http_request(s, "POST", "/classify", RAW "X-Request-Timeout-Ms: 400\r\n",
+                         digit_pixels(1), 784);
+        double took = process_now_s() - begin;
+        cr_expect(took > 0.19, "answered after %.2f s", took);
+    } while (r->status == 504 && --left > 0);
+    expect_digit(r, 1, 5, "400 ms");
     server_stop(s);
+}
+
+static double compute_ms(const struct response *r)
+{
+    cr_assert(r != NULL && r->status == 200, "%s", r == NULL ? "no answer" : r->body);
+    json_t *timing = json_object_get(response_json(r), "timing_ms");
+    return json_number_value(json_object_get(timing, "compute"));
 }
 
 /* The only worker is busy for longer than the deadline: what waits is told in time, and what cannot
- * be in time, as far as one knows by then, is not let in. Nothing of it is computed. */
-Test(batching, deadlines)
+ * be in time, as far as one knows by then, is not let in. Nothing of it is computed. False when it
+ * was not busy for so long. `*ms` is how long, in and out. */
+static bool deadlines(double *ms)
 {
+    enum { LONG = 1024 };
     struct server *s = server_start_with("--cpu", "c", "--threads", "1", "--max-batch", "1024",
                                          "--request-timeout", "60s");
     struct client *long_one = client_connect(s);
-    unsigned images = 1000 / (unsigned)server_slowness();
-    struct body b = many_images(images);
+    const struct body b = many_images(LONG);
+    const char *headers = data_printf(RAW "X-Request-Timeout-Ms: %.0f\r\n", ceil(*ms / 10));
+    unsigned in_time = 0, taken = 0;
+    bool told = false, not_let_in = false;
+
     send_images(long_one, &b);
     /* Not before it has left the queue. */
-    cr_assert(http_metric_wait(s, TAKEN, 1, 1, 5));
-    double begin = process_now_s();
-    const struct response *r = http_request(
-        s, "POST", "/classify", RAW "X-Request-Timeout-Ms: 50\r\n", digit_pixels(1), 784);
-    double took = process_now_s() - begin;
-    unsigned in_time = r->status == 200; /* on a machine for which it is no long one */
-    if (!client_readable(long_one)) {
-        response_expect_error(r, 504, "deadline_exceeded", "50 ms");
-        cr_expect(took > 0.045 && took < 0.3 * server_slowness(), "told after %.3f s", took);
+    cr_assert(http_metric_wait(s, TAKEN, 1, 1, 20));
+    const struct response *r = http_request(s, "POST", "/classify", headers, digit_pixels(1), 784);
+    if (!client_readable(long_one) && r->status == 504) {
+        response_expect_error(r, 504, "deadline_exceeded", "nobody knows how long it will take");
+        told = true;
     }
-    r = client_read(long_one, false);
-    cr_assert(r != NULL && r->status == 200);
+    in_time += r->status == 200;
+    taken = r->status == 503 ? 1 : 2;
+    *ms = compute_ms(client_read(long_one, false));
 
     send_images(long_one, &b); /* how long an image takes is known now */
-    cr_assert(http_metric_wait(s, TAKEN, 3, 3, 5));
-    r = http_request(s, "POST", "/classify", RAW "X-Request-Timeout-Ms: 5\r\n", digit_pixels(1),
-                     784);
-    in_time += r->status == 200;
-    if (!client_readable(long_one)) {
-        response_expect_error(r, 503, "queue_timeout", "5 ms");
+    cr_assert(http_metric_wait(s, TAKEN, taken + 1, taken + 1, 20));
+    double before = http_metric(s, "convd_rejected_total{reason=\"deadline\"}");
+    r = http_request(s, "POST", "/classify", headers, digit_pixels(1), 784);
+    if (!client_readable(long_one) && r->status == 503) {
+        response_expect_error(r, 503, "queue_timeout", "it is known how long it will take");
         cr_assert(response_header(r, "Retry-After") != NULL);
-        cr_expect_eq(http_metric(s, "convd_rejected_total{reason=\"deadline\"}"), 1);
+        cr_expect_eq(http_metric(s, "convd_rejected_total{reason=\"deadline\"}"), before + 1);
+        not_let_in = true;
     }
-    r = client_read(long_one, false);
-    cr_assert(r != NULL && r->status == 200);
-    cr_expect_eq(http_metric(s, IMAGES), 2 * images + in_time, "%g images, %u in time",
+    in_time += r->status == 200;
+    compute_ms(client_read(long_one, false));
+    cr_expect_eq(http_metric(s, IMAGES), 2 * LONG + in_time, "%g images, %u in time",
                  http_metric(s, IMAGES), in_time);
     client_close(long_one);
     server_stop(s);
+    return told && not_let_in;
+}
+
+Test(batching, deadlines)
+{
+    double ms = 20;
+    unsigned left = ATTEMPTS;
+    while (!deadlines(&ms))
+        cr_assert(--left > 0, "nobody was told in time, or too many let in");
 }
 
 /* The deadline passes while the batch is computed: the client is told then, not when the batch is
- * over, and the other in it has its answer. */
-Test(batching, a_deadline_passes_during_the_computing)
+ * over, and the other in it has its answer. False when that has not happened. */
+static bool deadline_during_the_computing(double *ms)
 {
     enum { IMAGES_OF_MATE = 1000 };
     static const char expired[] =
         "convd_inference_requests_total{model=\"lenet5\",version=\"1\",outcome=\"expired\"}";
     struct server *s = server_start_with("--cpu", "c", "--threads", "1", "--max-batch", "1024",
                                          "--max-delay-us", "1000000", "--request-timeout", "60s");
-    struct body b = many_images(IMAGES_OF_MATE);
+    const struct body b = many_images(IMAGES_OF_MATE);
     struct client *mate = client_connect(s), *c = client_connect(s);
     send_images(mate, &b);
-    cr_assert(http_metric_wait(s, "convd_queue_depth{model=\"lenet5\"}", IMAGES_OF_MATE,
-                               IMAGES_OF_MATE, 2));
+    bool met = http_metric_wait(s, "convd_queue_depth{model=\"lenet5\"}", IMAGES_OF_MATE,
+                                IMAGES_OF_MATE, 1);
     /* Half of that time goes into waiting for more. */
-    double begin = process_now_s();
     client_printf(c,
-                  "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW "X-Request-Timeout-Ms: %d\r\n"
+                  "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW "X-Request-Timeout-Ms: %.0f\r\n"
                   "Content-Length: 784\r\n\r\n",
-                  60 * server_slowness());
+                  ceil(*ms));
     client_send(c, digit_pixels(3), 784);
-    response_expect_error(client_read(c, false), 504, "deadline_exceeded", "a long batch");
-    double told = process_now_s() - begin;
-    const struct response *r = client_read(mate, false);
-    cr_assert(r != NULL && r->status == 200);
-    double over = process_now_s() - begin;
-    cr_expect(told < 0.8 * over, "told after %.3f s of %.3f s", told, over);
-    /* On a busy machine it may have expired before. */
-    double computed = http_metric(s, "convd_batch_size_sum{model=\"lenet5\"}");
-    cr_expect(computed == IMAGES_OF_MATE + 1 || over > 0.2, "%g images computed", computed);
-    cr_expect_eq(http_metric(s, IMAGES), IMAGES_OF_MATE);
-    cr_expect_eq(http_metric(s, expired), 1);
-    /* The connection is of use again. */
-    client_printf(c, "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW
-                     "X-Request-Timeout-Ms: 1000\r\nContent-Length: 784\r\n\r\n");
-    client_send(c, digit_pixels(3), 784);
-    expect_digit(client_read(c, false), 3, 5, "afterwards");
+    const struct response *r = client_read(c, false);
+    met = met && r != NULL && r->status == 504 && !client_readable(mate);
+    *ms = compute_ms(client_read(mate, false));
+    /* Or it has expired before. */
+    met = met && http_metric(s, "convd_batch_size_sum{model=\"lenet5\"}") == IMAGES_OF_MATE + 1;
+    if (met) {
+        response_expect_error(r, 504, "deadline_exceeded", "a long batch");
+        cr_expect_eq(http_metric(s, IMAGES), IMAGES_OF_MATE);
+        cr_expect_eq(http_metric(s, expired), 1);
+        /* The connection is of use again. */
+        client_printf(c,
+                      "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW "Content-Length: 784\r\n\r\n");
+        client_send(c, digit_pixels(3), 784);
+        expect_digit(client_read(c, false), 3, 5, "afterwards");
+    }
     client_close(mate);
     client_close(c);
     server_stop(s);
+    return met;
+}
+
+Test(batching, a_deadline_passes_during_the_computing)
+{
+    double ms = 60;
+    unsigned left = ATTEMPTS;
+    while (!deadline_during_the_computing(&ms))
+        cr_assert(--left > 0, "nobody was told before the batch was over");
 }
 
 /* Clients that reset their connection in the same instant: some requests are with a worker by then,
@@ -309,7 +368,7 @@ Test(batching, clients_that_reset_at_once)
             client_reset(c[i]);
         }
     }
-    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 5), "the metrics' own is left");
+    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 20), "the metrics' own is left");
     cr_expect_eq(http_metric(s, "convd_queue_depth{model=\"lenet5\"}"), 0);
     expect_digit(http_post(s, "/classify", "application/octet-stream", digit, 784), 4, 5,
                  "afterwards");
@@ -317,50 +376,57 @@ Test(batching, clients_that_reset_at_once)
 }
 
 /* Clients that leave while their request waits, by closing, by a reset or by closing their side
- * alone, are noticed, and their images are not computed. */
-Test(batching, requests_of_clients_that_left_are_dropped)
+ * alone, are noticed, and their images are not computed. False when the wait was over before all
+ * had left. */
+static bool clients_that_left_are_dropped(void)
 {
     enum { CLIENTS = 9 };
     static const char cancelled[] =
         "convd_inference_requests_total{model=\"lenet5\",version=\"1\",outcome=\"cancelled\"}";
     static void (*const ways[])(struct client *) = {client_reset, client_close, client_half_close};
     struct server *s = server_start_with("--max-delay-us", "1000000", "--threads", "1");
-    double begin = process_now_s();
+    bool queued = true;
     for (int i = 0; i < CLIENTS; i++) {
         struct client *c = client_connect(s);
         client_printf(c,
                       "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW "Content-Length: 784\r\n\r\n");
         client_send(c, digit_pixels(i), 784);
         /* Leave only once it waits in the queue. */
-        cr_assert(http_metric_wait(s, "convd_queue_depth{model=\"lenet5\"}", i + 1, i + 1, 1) ||
-                  process_now_s() - begin > 0.9);
+        queued =
+            queued && http_metric_wait(s, "convd_queue_depth{model=\"lenet5\"}", i + 1, i + 1, 1);
         ways[i % 3](c);
     }
-    bool in_time = process_now_s() - begin < 0.8;
-    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 5));
+    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 20));
     cr_expect_eq(http_metric(s, "convd_queue_depth{model=\"lenet5\"}"), 0);
-    if (in_time) {
-        cr_expect_eq(http_metric(s, IMAGES), 0);
-        cr_expect_eq(http_metric(s, cancelled), CLIENTS);
-        cr_expect_eq(http_metric(s, "convd_client_disconnects_total"), CLIENTS);
-    }
-    cr_expect(http_metric(s, "convd_client_disconnects_total") > 0);
+    double computed = http_metric(s, IMAGES), dropped = http_metric(s, cancelled);
+    double noticed = http_metric(s, "convd_client_disconnects_total");
+    cr_expect_eq(computed + dropped, CLIENTS, "%g computed, %g dropped", computed, dropped);
+    cr_expect_geq(noticed, dropped, "%g of %g noticed", noticed, dropped);
     expect_digit(http_post(s, "/classify", "application/octet-stream", digit_pixels(2), 784), 2, 5,
                  "afterwards");
     server_stop(s);
+    return queued && dropped == CLIENTS;
+}
+
+Test(batching, requests_of_clients_that_left_are_dropped)
+{
+    unsigned left = ATTEMPTS / 2;
+    while (!clients_that_left_are_dropped())
+        cr_assert(--left > 0, "some are always computed");
 }
 
 /* ---------------------------------------------------------------- one beside the other */
 
-/* First come, first served: a small request is answered before what came after it. */
-Test(batching, a_long_request_does_not_overtake)
+/* First come, first served: a small request is answered before what came after it. False when the
+ * answer of the last was seen first; they may have been sent in one go. */
+static bool in_turn(void)
 {
     struct server *s = server_start_with("--cpu", "c", "--threads", "1", "--max-batch", "4",
                                          "--request-timeout", "60s");
     struct client *first = client_connect(s), *small = client_connect(s), *last = client_connect(s);
     struct body b = many_images(200 / (unsigned)server_slowness());
     send_images(first, &b);
-    cr_assert(http_metric_wait(s, "convd_batch_size_sum{model=\"lenet5\"}", 1, 200, 5));
+    cr_assert(http_metric_wait(s, "convd_batch_size_sum{model=\"lenet5\"}", 1, 200, 20));
     client_printf(small,
                   "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW "Content-Length: 784\r\n\r\n");
     client_send(small, digit_pixels(6), 784);
@@ -369,13 +435,20 @@ Test(batching, a_long_request_does_not_overtake)
     send_images(last, &b);
     const struct response *r = client_read(last, false);
     cr_assert(r != NULL && r->status == 200);
-    cr_expect(client_readable(first), "the first is still waiting");
-    cr_expect(client_readable(small), "the small one is still waiting");
+    bool met = client_readable(first) && client_readable(small);
     expect_digit(client_read(small, false), 6, 5, "the small one");
     client_close(first);
     client_close(small);
     client_close(last);
     server_stop(s);
+    return met;
+}
+
+Test(batching, a_long_request_does_not_overtake)
+{
+    unsigned left = ATTEMPTS / 2;
+    while (!in_turn())
+        cr_assert(--left > 0, "the last is always answered first");
 }
 
 /* A folder with one model, removed by models_remove(). */
@@ -417,47 +490,59 @@ static struct pb log_model(void)
     return pb_model(graph);
 }
 
+enum { EIGHT = 8 };
+
+static bool is_poison(int image)
+{
+    return image % 4 == 2;
+}
+
+/* Has the server classify eight pictures, of which two are poison, one after the other or all at a
+ * time. The answers, without how long they took; NULL for an error. */
+static void ask_eight(struct server *s, bool at_once, const char *answers[EIGHT])
+{
+    struct client *clients[EIGHT];
+    uint8_t pixels[16];
+    for (int i = 0; i < EIGHT; i++) {
+        memset(pixels, is_poison(i) ? 255 : i * 9, 16);
+        clients[i] = client_connect(s);
+        client_printf(clients[i], "POST /classify/log HTTP/1.1\r\nHost: x\r\n" RAW
+                                  "Content-Length: 16\r\n\r\n");
+        client_send(clients[i], pixels, 16);
+        for (int j = at_once ? 0 : i; j <= i && (!at_once || i == EIGHT - 1); j++) {
+            const struct response *r = client_read(clients[j], false);
+            cr_assert(r != NULL);
+            const char *end = strstr(r->body, "\"timing_ms\"");
+            if (is_poison(j))
+                response_expect_error(r, 500, "model_nonfinite_output", "poison");
+            else
+                cr_assert(end != NULL, "image %d: %s", j, r->body);
+            answers[j] = end == NULL ? "" : data_printf("%.*s", (int)(end - r->body), r->body);
+            client_close(clients[j]);
+        }
+    }
+}
+
 /* Two pictures in a batch of eight for which the model has no answer: their senders learn that, the
  * others get what they would get alone, to the last bit. */
 Test(batching, poison_spoils_its_own_answer_alone)
 {
-    enum { CLIENTS = 8 };
-    const char *folder = models_folder("log", log_model());
-    struct server *s = server_start_with("--models", folder, "--max-delay-us", "400000",
-                                         "--max-batch", "8", "--threads", "1");
-    const char *alone[CLIENTS];
-    struct client *clients[CLIENTS];
-    uint8_t pixels[CLIENTS][16];
-    for (int i = 0; i < CLIENTS; i++)
-        memset(pixels[i], i % 4 == 2 ? 255 : i * 9, 16);
-    for (int turn = 0; turn < 2; turn++) {
-        for (int i = 0; i < CLIENTS; i++) {
-            clients[i] = client_connect(s);
-            client_printf(clients[i],
-                          "POST /classify/log HTTP/1.1\r\nHost: x\r\n" RAW
-                          "X-Request-Timeout-Ms: %d\r\nContent-Length: 16\r\n\r\n",
-                          turn == 0 ? 20 * server_slowness() : 5000);
-            client_send(clients[i], pixels[i], 16);
-            if (turn == 1)
-                continue;
-            const struct response *r = client_read(clients[i], false);
-            const char *end = r == NULL ? NULL : strstr(r->body, "\"timing_ms\"");
-            cr_assert(i % 4 == 2 || end != NULL, "image %d: %s", i, r == NULL ? "" : r->body);
-            alone[i] = end == NULL ? "" : data_printf("%.*s", (int)(end - r->body), r->body);
-            client_close(clients[i]);
-        }
-        for (int i = 0; turn == 1 && i < CLIENTS; i++) {
-            const struct response *r = client_read(clients[i], false);
-            if (i % 4 == 2)
-                response_expect_error(r, 500, "model_nonfinite_output", "poison");
-            else
-                cr_expect(r->status == 200 && strncmp(r->body, alone[i], strlen(alone[i])) == 0,
-                          "image %d: %s instead of %s", i, r->body, alone[i]);
-            client_close(clients[i]);
-        }
-    }
-    cr_expect_eq(http_metric(s, "convd_batches_total{model=\"log\",reason=\"full\"}"), 1);
+    const char *folder = models_folder("log", log_model()), *alone[EIGHT], *together[EIGHT];
+    unsigned left = ATTEMPTS / 2;
+    struct server *s = server_start_with("--models", folder, "--threads", "1");
+    ask_eight(s, false, alone);
     server_stop(s);
+    double full;
+    do { /* until they were in one batch */
+        s = server_start_with("--models", folder, "--max-delay-us", "1000000", "--max-batch", "8",
+                              "--threads", "1");
+        ask_eight(s, true, together);
+        for (int i = 0; i < EIGHT; i++)
+            cr_expect_str_eq(together[i], alone[i], "image %d", i);
+        full = http_metric(s, "convd_batches_total{model=\"log\",reason=\"full\"}");
+        server_stop(s);
+    } while (full != 1 && --left > 0);
+    cr_expect_eq(full, 1, "never eight in a batch");
     models_remove(folder, "log");
 }
 
@@ -485,7 +570,7 @@ static void *pour(void *arg)
 /* A model that everybody asks for does not keep the others waiting, nor they it. */
 Test(batching, models_do_not_starve_each_other)
 {
-    enum { FLOODS = 6, ASKS = 20 };
+    enum { FLOODS = 6, ASKS = 20, MANY = 1000 };
     const char *folder = models_folder("log", log_model());
     struct server *s =
         server_start_with("--models", folder, "--default-model", "lenet5", "--access-log", "off",
@@ -497,25 +582,23 @@ Test(batching, models_do_not_starve_each_other)
         floods[i] = (struct flood){.server = s, .body = &b, .enough = &enough};
         cr_assert(pthread_create(&floods[i].thread, NULL, pour, &floods[i]) == 0);
     }
-    cr_assert(http_metric_wait(s, IMAGES, 300, 1e9, 5));
-    double longest = 0;
-    for (int i = 0; i < ASKS; i++) {
-        double begin = process_now_s();
+    cr_assert(http_metric_wait(s, IMAGES, MANY, 1e9, 20));
+    double before = http_metric(s, IMAGES), during = before;
+    /* Neither can wait for the other to come to an end: they do not. */
+    for (int i = 0; i < ASKS || during < before + MANY; i++) {
+        cr_assert(i < 100000, "only %g images beside %d", during - before, i);
         const struct response *r =
             http_post(s, "/classify/log", "application/octet-stream", data_alloc(16), 16);
-        double took = process_now_s() - begin;
         cr_assert_eq(r->status, 200, "%s", r->body);
-        longest = took > longest ? took : longest;
+        during = http_metric(s, IMAGES);
     }
-    double during = http_metric(s, IMAGES);
     atomic_store(&enough, true);
     unsigned answered = 0;
     for (int i = 0; i < FLOODS; i++) {
         pthread_join(floods[i].thread, NULL);
         answered += floods[i].answered;
     }
-    cr_expect(longest < 0.5 * server_slowness(), "one waited for %.2f s", longest);
-    cr_expect(during > 300 && answered > FLOODS, "%g images, %u answers", during, answered);
+    cr_expect(answered > FLOODS, "%u answers", answered);
     server_stop(s);
     models_remove(folder, "log");
 }
@@ -556,7 +639,7 @@ Test(batching, too_many_connections_of_one_address)
         cr_assert(client_read(kept[i], false)->status == 200);
     }
     third = client_connect(s);
-    cr_expect(client_at_end(third, 2), "a third connection is kept");
+    cr_expect(client_at_end(third, 20), "a third connection is kept");
     client_close(third);
     client_close(kept[0]);
     const struct response *r = NULL;
