@@ -94,7 +94,7 @@ Test(admin, it_answers_when_data_connections_are_exhausted)
         clients[i] = stalled(s);
     cr_assert_not(answers(s, 300), "the data connections are not exhausted");
     for (int i = 0; i < 20; i++)
-        cr_assert(answers(&admin, 5000), "no answer in %d", i);
+        cr_assert(answers(&admin, 20000), "no answer in %d", i);
     cr_expect(http_metric(&admin, "convd_model_loaded{model=\"lenet5\",version=\"1\"}") == 1);
     for (int i = 0; i < CLIENTS; i++)
         client_close(clients[i]);
@@ -137,15 +137,20 @@ Test(admin, exhausting_it_does_not_touch_data)
 
 Test(admin, it_tells_of_draining_until_the_end)
 {
-    struct server *s = server_start_with("--admin-listen", "127.0.0.1:0", "--drain-delay", "500ms");
+    struct server *s = server_start_with("--admin-listen", "127.0.0.1:0", "--drain-timeout", "60s");
     struct server admin = admin_of(s);
-    struct client *idle = client_connect(&admin);
+    struct client *idle = client_connect(&admin), *last = client_connect(s);
     cr_assert_eq(http_get(&admin, "/readyz")->status, 200);
+    client_printf(last, "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                        "application/octet-stream\r\nContent-Length: 784\r\n\r\n");
+    cr_assert(http_metric_wait(s, "convd_inflight_requests", 2, 2, 20));
     server_signal(s, SIGTERM);
-    cr_assert(server_log_wait(s, "draining", 1));
+    cr_assert(server_log_wait(s, "draining", 20));
     response_expect_error(http_get(&admin, "/readyz"), 503, "draining", "/readyz");
     cr_expect_eq(http_get(&admin, "/livez")->status, 200);
-    cr_assert_eq(server_wait(s, 10.0 * server_slowness()), 0, "%s", server_log(s));
-    cr_expect(client_at_end(idle, 1));
+    client_send(last, digit_pixels(3), 784); /* which it has waited for */
+    expect_digit(client_read(last, false), 3, 5, "the last request");
+    cr_assert_eq(server_wait(s, 30.0 * server_slowness()), 0, "%s", server_log(s));
+    cr_expect(client_at_end(idle, 20));
     cr_expect_null(strstr(server_log(s), "Sanitizer"), "%s", server_log(s));
 }
