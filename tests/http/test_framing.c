@@ -7,7 +7,6 @@
 #include <criterion/criterion.h>
 
 #include <stdio.h>
-#include <time.h>
 
 #define SMUGGLED "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -178,7 +177,7 @@ Test(framing, what_the_library_hides)
         const struct response *r = client_read(c, false);
         cr_expect(r != NULL && r->status == rows[i].status, "%s: %s", rows[i].what,
                   r == NULL ? "closed" : r->head);
-        cr_expect(rows[i].status == 200 || client_at_end(c, 2), "%s: not closed", rows[i].what);
+        cr_expect(rows[i].status == 200 || client_at_end(c, 20), "%s: not closed", rows[i].what);
         client_close(c);
     }
     server_stop(s);
@@ -202,7 +201,7 @@ Test(framing, a_refused_body_ends_the_connection)
             const char *connection = response_header(r, "Connection");
             bool closes = connection != NULL && strcmp(connection, "close") == 0;
             cr_expect_eq(closes, len > 0, "%s with %zu bytes: %s", rows[i][0], len, r->head);
-            cr_expect(!closes || client_at_end(c, 2));
+            cr_expect(!closes || client_at_end(c, 20));
             client_close(c);
         }
     }
@@ -251,7 +250,7 @@ Test(framing, what_is_harmless_is_accepted)
         client_send(c, requests[i], strlen(requests[i]));
         const struct response *r = client_read(c, false);
         cr_assert(r != NULL && r->status == 200, "%s: %s", requests[i], r ? r->head : "closed");
-        cr_expect(client_at_end(c, 2), "%s: not closed", requests[i]);
+        cr_expect(client_at_end(c, 20), "%s: not closed", requests[i]);
         client_close(c);
     }
     server_stop(s);
@@ -342,15 +341,18 @@ Test(framing, garbage_does_not_flood_the_log)
 {
     struct server *s = server_start(NULL);
     size_t before = strlen(server_log(s));
+    double begin = process_now_s();
     for (int i = 0; i < 300; i++) {
         struct client *c = client_connect(s);
         client_send(c, "\x16\x03\x01\r\n\r\n", 7);
         client_reset(c);
     }
     cr_assert(http_get(s, "/livez")->status == 200);
-    nanosleep(&(struct timespec){0, 300000000}, NULL);
+    process_pause_ms(300);
     size_t grown = strlen(server_log(s)) - before;
-    cr_assert(grown < 20000, "300 bad connections wrote %zu bytes of log:\n%.2000s", grown,
+    double seconds = process_now_s() - begin; /* ten lines are allowed in each */
+    cr_assert((double)grown < 20000 * (seconds + 1),
+              "300 bad connections wrote %zu bytes of log:\n%.2000s", grown,
               server_log(s) + before);
     server_stop(s);
 }

@@ -123,14 +123,16 @@ static void chunked_bodies(enum proxy_kind kind)
 }
 BEHIND_EACH(chunked_bodies)
 
-/* No room: 503 with the time to come back, the server's own, with bodies large and small. */
-static void a_full_queue(enum proxy_kind kind)
+/* No room: 503 with the time to come back, the server's own, with bodies large and small. False
+ * when the queue was not full for so long. */
+static bool refused_by_a_full_queue(enum proxy_kind kind)
 {
-    enum { IMAGES = 16 };
-    struct server *s = server_start_with("--max-queue", "16", "--max-delay-us", "500000",
+    enum { IMAGES = 16, ASKS = 6 };
+    struct server *s = server_start_with("--max-queue", "16", "--max-delay-us", "1000000",
                                          "--max-batch", "1024", "--threads", "1");
     struct server *proxy = behind(kind, s);
     struct body b = {0};
+    const struct response *answers[ASKS];
     body_printf(&b, "{\"pixels\":");
     body_pixels(&b, data_alloc(IMAGES * 784), (const unsigned[]){IMAGES, 28, 28, 1}, 4);
     body_printf(&b, "}");
@@ -138,32 +140,45 @@ static void a_full_queue(enum proxy_kind kind)
     client_printf(first, "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n",
                   b.len);
     client_send(first, b.bytes, b.len);
-    cr_assert(http_metric_wait(s, "convd_queue_depth{model=\"lenet5\"}", IMAGES, IMAGES, 5));
-    for (int i = 0; i < 6; i++) {
-        const struct response *r =
+    bool full = http_metric_wait(s, "convd_queue_depth{model=\"lenet5\"}", IMAGES, IMAGES, 1);
+    for (int i = 0; i < ASKS; i++)
+        answers[i] =
             i % 2 ? http_post(proxy, "/classify", "application/octet-stream", digit_pixels(1), 784)
                   : http_post(proxy, "/classify", "application/json", b.bytes, b.len);
-        response_expect_error(r, 503, "queue_full", "a full queue");
-        cr_expect(response_header(r, "Retry-After") != NULL, "%s", r->head);
+    full = full && !client_readable(first);
+    for (int i = 0; full && i < ASKS; i++) {
+        response_expect_error(answers[i], 503, "queue_full", "a full queue");
+        cr_expect(response_header(answers[i], "Retry-After") != NULL, "%s", answers[i]->head);
     }
     const struct response *r = client_read(first, false);
     cr_assert(r != NULL && r->status == 200, "%s", r == NULL ? "no answer" : r->body);
+    client_close(first);
     proxy_stop(proxy);
     server_stop(s);
+    return full;
+}
+
+static void a_full_queue(enum proxy_kind kind)
+{
+    unsigned left = 10;
+    while (!refused_by_a_full_queue(kind))
+        cr_assert(--left > 0, "the queue was never full for long");
 }
 BEHIND_BOTH(a_full_queue)
 
 /* A server that only waits for its last request refuses the others in so many words. */
 static void draining(enum proxy_kind kind)
 {
-    struct server *s = server_start_with("--drain-timeout", "20s");
+    struct server *s = server_start_with("--drain-timeout", "60s");
     struct server *proxy = behind(kind, s);
     struct client *last = client_connect(s);
     client_printf(last, "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW "Content-Length: 784\r\n\r\n");
-    cr_assert(http_metric_wait(s, "convd_inflight_requests", 2, 2, 2));
+    cr_assert(http_metric_wait(s, "convd_inflight_requests", 2, 2, 20));
     server_signal(s, SIGTERM);
-    cr_assert(server_log_wait(s, "\"draining\"", 2));
-    process_pause_ms(20);
+    cr_assert(server_log_wait(s, "\"draining\"", 20));
+    /* It refuses soon after. */
+    for (int i = 0; http_post(s, "/classify", NULL, "", 0)->status != 503; i++)
+        cr_assert(i < 1000, "%s", server_log_tail(s));
     for (int turn = 0; turn < 4; turn++) {
         static const struct early rows[] = {
             {"POST", "/classify", "", "", 784, 503, "draining"},
@@ -176,7 +191,7 @@ static void draining(enum proxy_kind kind)
     }
     client_send(last, digit_pixels(3), 784);
     expect_digit(client_read(last, false), 3, 5, "the last request");
-    cr_assert_eq(server_wait(s, 10 * server_slowness()), 0, "%s", server_log_tail(s));
+    cr_assert_eq(server_wait(s, 30.0 * server_slowness()), 0, "%s", server_log_tail(s));
     proxy_stop(proxy);
 }
 BEHIND_EACH(draining)
@@ -219,7 +234,6 @@ struct visitor {
     pthread_t thread;
     const struct server *proxy;
     long pause_ms;
-    double until_s;
     unsigned requests, failures;
 };
 
@@ -227,7 +241,7 @@ static void *visit(void *arg)
 {
     struct visitor *v = arg;
     struct client *c = client_connect(v->proxy);
-    while (process_now_s() < v->until_s) {
+    while (v->requests < 3) {
         client_printf(c,
                       "POST /classify HTTP/1.1\r\nHost: x\r\n" RAW "Content-Length: 784\r\n\r\n");
         client_send(c, digit_pixels(7), 784);
@@ -247,13 +261,12 @@ static void *visit(void *arg)
 static void idle_connections(enum proxy_kind kind)
 {
     enum { VISITORS = 12 };
-    struct server *s = server_start_with("--idle-timeout", "2s", "--access-log", "off");
+    struct server *s = server_start_with("--idle-timeout", "10s", "--access-log", "off");
     struct server *proxy =
         proxy_start(&(struct proxy_options){.kind = kind, .ports = {s->port}, .idle_s = 1});
     struct visitor visitors[VISITORS];
     for (int i = 0; i < VISITORS; i++) {
-        visitors[i] = (struct visitor){
-            .proxy = proxy, .pause_ms = 970 + 5 * i, .until_s = process_now_s() + 2};
+        visitors[i] = (struct visitor){.proxy = proxy, .pause_ms = 970 + 5 * i};
         cr_assert(pthread_create(&visitors[i].thread, NULL, visit, &visitors[i]) == 0);
     }
     unsigned requests = 0, failures = 0;
@@ -262,7 +275,6 @@ static void idle_connections(enum proxy_kind kind)
         requests += visitors[i].requests;
         failures += visitors[i].failures;
     }
-    cr_expect(requests >= 2 * VISITORS, "%u requests", requests);
     cr_expect_eq(failures, 0, "%u of %u requests failed", failures, requests);
     proxy_stop(proxy);
     server_stop(s);
@@ -399,13 +411,15 @@ static void send_vectors(const struct server *front, const struct server *s, boo
     enum { COUNT = sizeof vectors / sizeof *vectors };
     for (unsigned i = 0; i < COUNT; i++)
         try_vector(front, i);
-    cr_assert(server_log_wait(s, data_printf("after-%u-1", COUNT - 1), 2));
+    cr_assert(server_log_wait(s, data_printf("after-%u-1", COUNT - 1), 20));
     process_pause_ms(100);
     const char *log = server_log(s);
     for (unsigned i = 0; i < COUNT; i++) {
         const char *path = data_printf("/second-%02u", i);
-        unsigned seen = count_of(log, path);
-        unsigned taken = is_proxy ? proxy_requests(front, path) : vectors[i] == trailer;
+        unsigned seen = count_of(log, path), taken = vectors[i] == trailer;
+        /* It notes a request when it is over, which may be later than here. */
+        for (int n = 0; is_proxy && (taken = proxy_requests(front, path)) < seen && n < 500; n++)
+            process_pause_ms(10);
         cr_expect(seen <= taken, "vector %u: %u requests became %u:\n%s", i, taken, seen,
                   vectors[i]);
     }
