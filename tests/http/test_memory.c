@@ -113,7 +113,7 @@ static struct server *start(struct alloc_hook **hook)
 
 static void finish(struct server *s)
 {
-    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 5), "requests were lost");
+    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 20), "requests were lost");
     cr_expect(http_metric(s, "convd_queue_bytes") == 0);
     server_stop(s);
 }

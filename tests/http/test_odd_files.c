@@ -137,7 +137,7 @@ static void reload(struct server *s)
     unsigned passes = logged(s, "\"model folder read\"");
     server_signal(s, SIGHUP);
     for (int ms = 0; logged(s, "\"model folder read\"") == passes; ms += 2) {
-        cr_assert(ms < 5000 * server_slowness(), "the reload does not end:\n%s",
+        cr_assert(ms < 20000 * server_slowness(), "the reload does not end:\n%s",
                   server_log_tail(s));
         process_pause_ms(2);
     }

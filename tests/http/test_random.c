@@ -76,7 +76,7 @@ static bool enter(struct visitor *v)
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_port = htons((uint16_t)v->round->port),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct timeval patience = {15 * server_slowness(), 0};
+    struct timeval patience = {30 * server_slowness(), 0};
     v->len = 0;
     v->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     setsockopt(v->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
@@ -358,7 +358,7 @@ static struct server *start(struct visitor *dice)
                              drains[roll(dice, 2)], "--max-body", "256K");
 }
 
-Test(random, clients_and_a_server_that_stops, .timeout = 60)
+Test(random, clients_and_a_server_that_stops, .timeout = 600)
 {
     const char *given = getenv("SEED");
     uint64_t seed = given ? strtoull(given, NULL, 10) : 1;
@@ -383,7 +383,7 @@ Test(random, clients_and_a_server_that_stops, .timeout = 60)
             server_signal(s, SIGHUP);
         }
         server_signal(s, SIGTERM);
-        int status = server_wait(s, 15.0 * server_slowness());
+        int status = server_wait(s, 30.0 * server_slowness());
         atomic_store(&r.stop, true);
         for (int i = 0; i < CLIENTS; i++)
             pthread_join(threads[i], NULL);

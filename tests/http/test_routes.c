@@ -232,7 +232,7 @@ Test(routes, requests_are_logged)
         http_request(s, "POST", "/classify", "X-Request-Id: find-me\r\n", png.bytes, png.len);
     expect_digit(r, 7, 5, "PNG");
     cr_assert_str_eq(response_header(r, "X-Request-Id"), "find-me");
-    cr_assert(server_log_wait(s, "request_id=find-me", 2), "%s", server_log(s));
+    cr_assert(server_log_wait(s, "request_id=find-me", 20), "%s", server_log(s));
     const char *log = server_log(s), *line = strstr(log, "request_id=find-me");
     while (line > log && line[-1] != '\n')
         line--;
@@ -251,7 +251,7 @@ Test(routes, log_as_json)
     struct server *s = server_start_with("--log-format", "json");
     http_request(s, "GET", "/livez?a=%22%5C", "X-Request-Id: find-me\r\n", NULL, 0);
     http_request(s, "GET", "/\"\\\xff<x>", NULL, NULL, 0);
-    cr_assert(server_log_wait(s, "find-me", 2) && server_log_wait(s, "<x>", 2), "%s",
+    cr_assert(server_log_wait(s, "find-me", 20) && server_log_wait(s, "<x>", 20), "%s",
               server_log(s));
     for (const char *line = server_log(s); *line != '\0'; line += strcspn(line, "\n") + 1) {
         json_t *json = json_loadb(line, strcspn(line, "\n"), JSON_REJECT_DUPLICATES, NULL);

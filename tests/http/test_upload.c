@@ -122,7 +122,7 @@ Test(upload, expect_continue)
     /* What would be refused anyway is refused before it is sent. */
     send_head(c, RAW "Content-Length: 2000000\r\nExpect: 100-continue\r\n");
     response_expect_error(client_read(c, false), 413, "body_too_large", "100-continue");
-    cr_expect(client_at_end(c, 2));
+    cr_expect(client_at_end(c, 20));
     client_close(c);
     server_stop(s);
 }
@@ -143,7 +143,7 @@ Test(upload, too_large_is_answered_after_the_body)
     send_head(c, "Transfer-Encoding: chunked\r\n");
     cr_assert(client_send(c, b.bytes, b.len));
     response_expect_error(client_read(c, false), 413, "body_too_large", "chunked");
-    cr_expect(client_at_end(c, 2));
+    cr_expect(client_at_end(c, 20));
     client_close(c);
     cr_expect(http_metric(s, "convd_rejected_total{reason=\"too_large\"}") == 2);
     server_stop(s);
@@ -155,7 +155,7 @@ Test(upload, far_too_large_is_cut)
     struct client *c = client_connect(s);
     send_head(c, "Content-Length: 9000000000\r\n");
     response_expect_error(client_read(c, false), 413, "body_too_large", "9 GB");
-    cr_expect(client_at_end(c, 2));
+    cr_expect(client_at_end(c, 20));
     client_close(c);
     server_stop(s);
 }
@@ -250,7 +250,7 @@ Test(upload, clients_that_leave)
     expect_digit(client_read(whole, false), 8, 5, "after those that left");
     client_close(whole);
     /* Only the question itself is in flight; unfinished bodies have a time limit. */
-    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 10));
+    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 20));
     cr_expect_eq(http_metric(s, "convd_queue_bytes"), 0);
     cr_expect(http_metric(s, "convd_client_disconnects_total") > 0);
     server_stop(s);
