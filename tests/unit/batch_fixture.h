@@ -215,6 +215,17 @@ static inline enum batch_admission reserve(struct batcher *b, const struct uploa
     return batch_reserve(b, up->ticket.images, up->ticket.deadline_ns);
 }
 
+/* With a deadline so long after now. False when it passed before it was looked at: the machine has
+ * stalled. */
+static inline bool submit_within(struct batcher *b, struct upload *up, uint64_t ns)
+{
+    up->ticket.deadline_ns = clock_ns() + ns;
+    if (reserve(b, up) != BATCH_ACCEPTED)
+        return false;
+    batch_submit(b, &up->ticket);
+    return true;
+}
+
 static inline void submit(struct batcher *b, struct upload *up)
 {
     cr_assert_eq(reserve(b, up), BATCH_ACCEPTED);

@@ -81,7 +81,7 @@ static void post_run(struct cvd_job *job)
     sem_post(&((struct post *)job)->ran);
 }
 
-Test(engine, runs_jobs, .timeout = 20)
+Test(engine, runs_jobs, .timeout = 120)
 {
     struct cvd_engine *engine = net_engine(2);
     struct post post = {.job.run = post_run};
@@ -401,7 +401,7 @@ Test(model_file, loads_like_memory)
     cvd_engine_destroy(engine);
 }
 
-Test(model_file, what_is_no_model_file, .timeout = 20)
+Test(model_file, what_is_no_model_file, .timeout = 120)
 {
     struct cvd_engine *engine = net_engine(1);
     char path[128];

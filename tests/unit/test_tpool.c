@@ -79,7 +79,7 @@ static unsigned run_loop(struct tpool *pool, unsigned threads, size_t parts, boo
     return faults;
 }
 
-Test(tpool, every_part_once_at_every_size, .timeout = 60)
+Test(tpool, every_part_once_at_every_size, .timeout = 120)
 {
     static const size_t parts[] = {0, 1, 2, 3, 7, 8, 9, 64, MAX_PARTS};
     for (unsigned threads = 1; threads <= 8; threads++) {
@@ -124,7 +124,7 @@ static void meet(void *ctx, size_t part, unsigned slot)
         wait_ns(10000);
 }
 
-Test(tpool, a_loop_is_really_shared, .timeout = 20)
+Test(tpool, a_loop_is_really_shared, .timeout = 120)
 {
     struct tpool *pool = make_pool(2);
     for (int i = 0; i < 50; i++) {
@@ -161,7 +161,7 @@ static void nested_outer(void *ctx, size_t part, unsigned slot)
     }
 }
 
-Test(tpool, inner_loops_run_on_their_own_thread, .timeout = 20)
+Test(tpool, inner_loops_run_on_their_own_thread, .timeout = 120)
 {
     struct nested n = {.pool = make_pool(4)};
     tpool_for(n.pool, 50, nested_outer, &n);
@@ -185,7 +185,7 @@ static void *caller_main(void *arg)
     return NULL;
 }
 
-Test(tpool, many_callers_at_once, .timeout = 60)
+Test(tpool, many_callers_at_once, .timeout = 120)
 {
     for (unsigned threads = 1; threads <= 4; threads += 3) {
         struct tpool *pool = make_pool(threads);
@@ -224,7 +224,7 @@ static void chain_run(struct cvd_job *job)
         tpool_submit(c->pool, &c->job);
 }
 
-Test(tpool, destroy_drains_jobs_that_submit_jobs, .timeout = 60)
+Test(tpool, destroy_drains_jobs_that_submit_jobs, .timeout = 120)
 {
     for (unsigned threads = 1; threads <= 4; threads++) {
         struct tpool *pool = make_pool(threads);
@@ -266,7 +266,7 @@ static void *submitter_main(void *arg)
     return NULL;
 }
 
-Test(tpool, many_submitters, .timeout = 60)
+Test(tpool, many_submitters, .timeout = 120)
 {
     struct tpool *pool = make_pool(3);
     atomic_uint ran = 0;
@@ -353,7 +353,7 @@ static void wait_idle(struct tpool *pool, unsigned idle)
         wait_ns(100000);
 }
 
-Test(tpool, idle_counts_and_a_busy_pool_costs_its_caller_nothing, .timeout = 20)
+Test(tpool, idle_counts_and_a_busy_pool_costs_its_caller_nothing, .timeout = 120)
 {
     struct tpool *pool = make_pool(3);
     cr_assert_eq(tpool_idle(pool), 3);
@@ -394,7 +394,7 @@ static void gather_run(struct cvd_job *job)
     atomic_fetch_add(g->ended, 1);
 }
 
-Test(tpool, no_wake_up_is_lost, .timeout = 60)
+Test(tpool, no_wake_up_is_lost, .timeout = 120)
 {
     struct tpool *pool = make_pool(4);
     for (int round = 0; round < 100; round++) {
@@ -471,17 +471,26 @@ Test(tpool, workers_block_signals_and_flush_denormals)
     cr_assert_neq(outside, 0.0f); /* whose own mode comes back */
 }
 
+/* Waits until the process has used next to no processor time for a while: workers that lose their
+ * processor while they still look for work are late. */
+static void expect_sleep(void)
+{
+    for (int left = 50; left > 0; left--) {
+        struct timespec a, b;
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
+        wait_ns(200000000);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
+        if ((b.tv_sec - a.tv_sec) * 1000000000L + (b.tv_nsec - a.tv_nsec) < 5000000L)
+            return;
+    }
+    cr_assert_fail("the workers do not sleep");
+}
+
 Test(tpool, an_idle_pool_sleeps)
 {
     struct tpool *pool = make_pool(4);
     cr_assert_eq(run_loop(pool, 4, 100, false), 0);
-    wait_ns(50000000);
-    struct timespec a, b;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
-    wait_ns(200000000);
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
-    long used_ns = (b.tv_sec - a.tv_sec) * 1000000000L + (b.tv_nsec - a.tv_nsec);
-    cr_assert_lt(used_ns, 20000000L);
+    expect_sleep();
     tpool_destroy(pool);
 }
 
@@ -490,13 +499,8 @@ Test(tpool, loops_to_come_keep_nobody_awake_for_ever)
     struct tpool *pool = make_pool(2);
     tpool_begin_loops(pool);
     cr_assert_eq(run_loop(pool, 2, 100, false), 0);
-    wait_ns(50000000);
-    struct timespec a, b;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
-    wait_ns(200000000);
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
+    expect_sleep();
     tpool_end_loops(pool);
-    cr_assert_lt((b.tv_sec - a.tv_sec) * 1000000000L + (b.tv_nsec - a.tv_nsec), 20000000L);
     tpool_destroy(pool);
 }
 
