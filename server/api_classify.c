@@ -546,13 +546,11 @@ bool api_classify_is_busy(struct request *rq)
     }
     bool busy = false;
     if (!model->not_images) {
-        enum batch_admission admission = batch_reserve(model->batcher, 1, rq->deadline_ns);
+        enum batch_admission admission = batch_look(model->batcher, 1, rq->deadline_ns);
         busy = admission != BATCH_ACCEPTED;
         if (busy) {
             name_model(rq, model);
             refuse_admission(rq, model, 1, admission);
-        } else {
-            batch_give_back(model->batcher, 1);
         }
     }
     registry_release(model);

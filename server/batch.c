@@ -550,6 +550,11 @@ enum batch_admission batch_reserve(struct batcher *b, unsigned images, uint64_t 
     return door_enter(&b->door, images, deadline_ns);
 }
 
+enum batch_admission batch_look(const struct batcher *b, unsigned images, uint64_t deadline_ns)
+{
+    return door_look(&b->door, images, deadline_ns);
+}
+
 void batch_give_back(struct batcher *b, unsigned images)
 {
     door_leave(&b->door, images);

@@ -87,6 +87,9 @@ void batcher_destroy(struct batcher *b);
 enum batch_admission batch_reserve(struct batcher *b, unsigned images, uint64_t deadline_ns);
 void batch_give_back(struct batcher *b, unsigned images);
 
+/* What batch_reserve() would say just now. */
+enum batch_admission batch_look(const struct batcher *b, unsigned images, uint64_t deadline_ns);
+
 /* Whether images with places, which a worker is about to decode, would be done after their deadline
  * while others wait: then the work is better put into those. */
 bool batch_is_hopeless(const struct batcher *b, unsigned images, uint64_t deadline_ns);

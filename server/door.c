@@ -28,16 +28,33 @@ static bool may_be_in_time(const struct door *d, unsigned images, uint64_t deadl
     return now + wait + (wait > 0 ? work_ns(d, images) : 0) < deadline_ns;
 }
 
-/* Of `most` there are, some taken. */
+/* Of `most` there are. */
+static bool has_room(size_t taken, size_t more, size_t most)
+{
+    return more <= most && taken <= most - more;
+}
+
 static bool take(atomic_size_t *taken, size_t more, size_t most)
 {
     size_t before = *taken;
     do {
-        if (more > most || before > most - more)
+        if (!has_room(before, more, most))
             return false;
     } while (!atomic_compare_exchange_weak_explicit(taken, &before, before + more,
                                                     memory_order_relaxed, memory_order_relaxed));
     return true;
+}
+
+enum batch_admission door_look(const struct door *d, unsigned images, uint64_t deadline_ns)
+{
+    size_t bytes;
+    if (deadline_ns && !may_be_in_time(d, images, deadline_ns))
+        return BATCH_TOO_LATE;
+    return !__builtin_mul_overflow(d->image_bytes, images, &bytes) &&
+                   has_room(d->places, images, d->max_queue) &&
+                   has_room(d->budget->bytes, bytes, d->budget->max_bytes)
+               ? BATCH_ACCEPTED
+               : BATCH_FULL;
 }
 
 enum batch_admission door_enter(struct door *d, unsigned images, uint64_t deadline_ns)

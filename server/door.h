@@ -28,7 +28,8 @@ struct door {
     atomic_uint_least64_t ns_to_decode; /* of one image; moving average */
 };
 
-/* Takes places, or says why not. */
+/* Takes places, or says why not; looking takes none. */
+enum batch_admission door_look(const struct door *d, unsigned images, uint64_t deadline_ns);
 enum batch_admission door_enter(struct door *d, unsigned images, uint64_t deadline_ns);
 void door_leave(struct door *d, unsigned images);
 

@@ -1,6 +1,8 @@
 /* The batcher: who is let in, how long a batch may wait, and how it ends. */
 #include "tests/unit/batch_fixture.h"
 
+#include <limits.h>
+
 /* ---- admission ---- */
 
 Test(batch, the_queue_is_bounded_in_images)
@@ -16,7 +18,9 @@ Test(batch, the_queue_is_bounded_in_images)
     occupy(1);
     submit(b, &up[1]);
     cr_expect_eq(reserve(b, &up[2]), BATCH_FULL);
-    cr_expect_eq(batch_depth(b), 3);
+    cr_expect_eq(batch_look(b, 3, 0), BATCH_FULL);
+    cr_expect_eq(batch_look(b, 2, 0), BATCH_ACCEPTED);
+    cr_expect_eq(batch_depth(b), 3, "looking takes no place");
     release(1);
     wait_for(&done, 1);
     expect_own_answer(&up[1]);
@@ -43,6 +47,8 @@ Test(batch, the_bytes_are_bounded_over_all_models)
     submit(b, &up[0]);
     submit(other, &up[1]);
     cr_expect_eq(reserve(b, &up[2]), BATCH_FULL);
+    cr_expect_eq(batch_look(b, 1, 0), BATCH_FULL);
+    cr_expect_eq(batch_look(b, UINT_MAX, 0), BATCH_FULL);
     cr_expect_eq(budget.bytes, 5 * IN * sizeof(float));
     cr_expect_float_eq(metric("convd_queue_bytes"), 5 * IN * sizeof(float), 0.1);
     release(1);
@@ -69,6 +75,7 @@ Test(batch, what_cannot_be_in_time_is_refused)
     upload_init(&late, 1, 2, &done);
     first.ticket.deadline_ns = clock_ns();
     cr_expect_eq(reserve(b, &first), BATCH_TOO_LATE, "the deadline has passed");
+    cr_expect_eq(batch_look(b, 1, first.ticket.deadline_ns), BATCH_TOO_LATE);
     first.ticket.deadline_ns = clock_ns() + 60000000000u;
     cr_expect_eq(batch_estimate_ns(b), 0, "nothing is known and nothing waits");
     submit(b, &first);
