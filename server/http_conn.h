@@ -155,6 +155,7 @@ struct http {
     pthread_t guard;
     bool guard_running;
     int guard_epoll, guard_wake;
+    uint64_t attentive_ms; /* since when the guard has swept without a gap */
 };
 
 /* ---- http_conn.c: the table ---- */

@@ -69,6 +69,18 @@ static uint64_t bytes_received(int fd, bool *peer_closed)
 }
 
 /*
+ * For how long a client has kept the server waiting. When the guard itself was held up, by a stop
+ * of the process or of the whole machine, then so were the I/O threads, and what the client has
+ * sent meanwhile is still unread: its time begins anew.
+ */
+static uint64_t waited_ms(const struct conn *c, uint64_t since_ms, uint64_t now_ms)
+{
+    if (since_ms < c->http->attentive_ms)
+        since_ms = c->http->attentive_ms;
+    return now_ms > since_ms ? now_ms - since_ms : 0;
+}
+
+/*
  * libmicrohttpd 0.9.75 overlooks an end of stream that arrives together with bytes: one edge of its
  * epoll stands for both, and it stops reading after the bytes. Shutting down the receiving side,
  * which the peer has ended anyway, loses nothing that is queued and makes another edge.
@@ -98,16 +110,15 @@ static void check_idle(struct conn *c, uint64_t word, uint64_t now_ms)
     }
     if (!c->header_ms && bytes > c->idle_bytes)
         c->header_ms = now_ms;
-    if (c->header_ms && now_ms - c->header_ms >= HEADER_LIMIT_MS)
+    if (c->header_ms && waited_ms(c, c->header_ms, now_ms) >= HEADER_LIMIT_MS)
         end(c, word, 408, "request_timeout", "the request header took too long");
-    else if (c->surplus && now_ms >= conn_word_ms(word) + SURPLUS_IDLE_MS)
+    else if (c->surplus && waited_ms(c, conn_word_ms(word), now_ms) >= SURPLUS_IDLE_MS)
         end(c, word, 503, "too_many_connections", "too many connections");
 }
 
 static void check(struct conn *c, uint64_t now_ms)
 {
-    uint64_t word = atomic_load(&c->phase_word), since_ms = conn_word_ms(word);
-    uint64_t ms = now_ms > since_ms ? now_ms - since_ms : 0;
+    uint64_t word = atomic_load(&c->phase_word), ms = waited_ms(c, conn_word_ms(word), now_ms);
 
     switch (conn_word_phase(word)) {
     case CONN_IDLE:
@@ -207,6 +218,8 @@ static void *guard(void *arg)
     for (;;) {
         uint64_t now_ms = clock_ns() / 1000000u;
         if (now_ms >= sweep_ms) {
+            if (now_ms - sweep_ms >= SWEEP_MS)
+                h->attentive_ms = now_ms;
             sweep(h, now_ms);
             pool_age();
             return_memory(h, &most);

@@ -3,6 +3,7 @@
 #include "tests/support/requests.h"
 
 #include <criterion/criterion.h>
+#include <signal.h>
 
 struct drip {
     const char *what;
@@ -75,6 +76,30 @@ Test(slow, every_kind_is_ended_in_its_time)
         cr_expect_geq(drips[i].ended_s, drips[i].earliest_s, "%s: ended after %.1f s",
                       drips[i].what, drips[i].ended_s);
     cr_expect(http_metric(s, "convd_rejected_total{reason=\"slow_client\"}") >= 3);
+    server_stop(s);
+}
+
+/* Who was slow is the server, when it has been stopped: nobody pays for that. */
+Test(slow, the_server_was_stopped)
+{
+    struct server *s = server_start(NULL);
+    struct client *header = client_connect(s), *body = client_connect(s);
+    client_printf(header, "POST /classify HTTP/1.1\r\nHo");
+    client_printf(body, "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                        "application/octet-stream\r\nContent-Length: 784\r\n\r\n");
+    process_pause_ms(1500); /* long enough for the guard to note when they began */
+    server_signal(s, SIGSTOP);
+    process_pause_ms(10000);
+    server_signal(s, SIGCONT);
+    process_pause_ms(1500);
+    client_printf(header, "st: x\r\nContent-Type: application/octet-stream\r\n"
+                          "Content-Length: 784\r\n\r\n");
+    client_send(header, digit_pixels(3), 784);
+    client_send(body, digit_pixels(5), 784);
+    expect_digit(client_read(header, false), 3, 5, "in its header");
+    expect_digit(client_read(body, false), 5, 5, "in its body");
+    client_close(header);
+    client_close(body);
     server_stop(s);
 }
 
