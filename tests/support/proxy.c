@@ -93,6 +93,7 @@ static const char *haproxy_config(const struct proxy_options *o, unsigned port)
                 "  timeout client 30s\n"
                 "  timeout server 30s\n"
                 "  timeout http-keep-alive 60s\n"
+                "  timeout check 5s\n" /* who answers late is not down */
                 "  http-reuse always\n"
                 "  retries 0\n"
                 "frontend front\n"
@@ -150,7 +151,7 @@ struct server *proxy_start(const struct proxy_options *options)
     }
     p->front.pid = process_start(argv, &setup);
     close(null);
-    double deadline = process_now_s() + 10;
+    double deadline = process_now_s() + 30;
     struct client *c;
     while ((c = client_try_connect(&p->front)) == NULL) {
         cr_assert(process_now_s() < deadline, "%s does not listen:\n%s", program,

@@ -155,7 +155,7 @@ int server_wait(struct server *s, double timeout_s)
 void server_stop(struct server *s)
 {
     server_signal(s, SIGTERM);
-    int status = server_wait(s, 15.0 * server_slowness());
+    int status = server_wait(s, 60.0 * server_slowness());
     const char *log = server_log(s);
     cr_assert(status != PROCESS_RUNNING, "the server does not end:\n%s", log);
     cr_assert(status == 0, "the server ended with status %d:\n%s", status, log);

@@ -44,7 +44,7 @@ unsigned server_free_port(void);
 /* The path of the program. */
 const char *server_program(void);
 
-/* Sends SIGTERM and fails the test unless the daemon ends with status 0 within 15 s and without a
+/* Sends SIGTERM and fails the test unless the daemon ends with status 0 within 60 s and without a
  * sanitizer's report. */
 void server_stop(struct server *s);
 
