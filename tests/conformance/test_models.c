@@ -120,27 +120,27 @@ static void check_model(const char *path)
     cvd_engine_destroy(two);
 }
 
-Test(models, lenet5, .timeout = 120)
+Test(models, lenet5, .timeout = 600)
 {
     check_model("engine/models/lenet5.onnx"); /* which is built in */
 }
 
-Test(models, mnist, .timeout = 120)
+Test(models, mnist, .timeout = 600)
 {
     check_model(data_shared("models/mnist-cntk.onnx"));
 }
 
-Test(models, cifar10, .timeout = 120)
+Test(models, cifar10, .timeout = 600)
 {
     check_model(data_shared("models/cifar10-pytorch.onnx"));
 }
 
-Test(models, squeezenet, .timeout = 300)
+Test(models, squeezenet, .timeout = 600)
 {
     check_model(data_shared("models/squeezenet1.0-imagenet.onnx"));
 }
 
-Test(models, squeezenet_in_float16, .timeout = 300)
+Test(models, squeezenet_in_float16, .timeout = 600)
 {
     check_model(data_shared("models/squeezenet1.0-imagenet-fp16.onnx"));
 }

@@ -97,7 +97,7 @@ static struct plan *long_chain(int outputs)
     return plan;
 }
 
-Test(layout, a_hundred_thousand_nodes, .timeout = 60)
+Test(layout, a_hundred_thousand_nodes, .timeout = 600)
 {
     struct plan *plan = long_chain(0);
     cr_assert_eq(plan->buffer_count, 1);
@@ -111,7 +111,7 @@ Test(layout, a_hundred_thousand_nodes, .timeout = 60)
 }
 
 /* A chain of alternating sizes without any operator in place: thousands of short-lived buffers. */
-Test(layout, short_lived_buffers_share_two_places, .timeout = 60)
+Test(layout, short_lived_buffers_share_two_places, .timeout = 600)
 {
     static const int64_t two[] = {3, 3}, one[] = {1, 1, 1, 1};
     const struct op_attr attrs[] = {

@@ -115,7 +115,7 @@ Test(layout_affine, what_must_stay)
     cr_assert_str_eq(labels(scaled), "Conv Reorder Div Relu Sigmoid Reorder Mul Reorder");
 }
 
-Test(layout_affine, every_failing_allocation_is_survived, .timeout = 60)
+Test(layout_affine, every_failing_allocation_is_survived, .timeout = 600)
 {
     struct kernels kernels;
     kernels_init(&kernels, CVD_CPU_C);

@@ -41,17 +41,17 @@ static void check_all(enum cvd_cpu level)
     same_answers_end(&s);
 }
 
-Test(layout_random, c, .timeout = 120)
+Test(layout_random, c, .timeout = 600)
 {
     check_all(CVD_CPU_C);
 }
 
-Test(layout_random, avx2, .timeout = 120)
+Test(layout_random, avx2, .timeout = 600)
 {
     check_all(CVD_CPU_AVX2);
 }
 
-Test(layout_random, avx512, .timeout = 120)
+Test(layout_random, avx512, .timeout = 600)
 {
     check_all(CVD_CPU_AVX512);
 }

@@ -153,7 +153,7 @@ static bool load(struct log *lines, long n, bool forever, struct served *served)
     return failed;
 }
 
-Test(load, without_memory, .timeout = 60)
+Test(load, without_memory, .timeout = 600)
 {
     if (!ALLOC_HOOK_LINKED)
         cr_skip_test("ThreadSanitizer must see allocations first");
@@ -296,7 +296,7 @@ static void check_state(struct registry *r, const struct served *state, const ch
     served_free(&now);
 }
 
-Test(load, again_without_memory, .timeout = 300)
+Test(load, again_without_memory, .timeout = 600)
 {
     if (!ALLOC_HOOK_LINKED)
         cr_skip_test("ThreadSanitizer must see allocations first");

@@ -186,7 +186,7 @@ Test(log, many_formats_share_the_last_entry)
     cr_expect_eq(count(text, "\n"), 63 + 10, "%s", text);
 }
 
-Test(log, a_full_pipe_blocks_nobody, .timeout = 60)
+Test(log, a_full_pipe_blocks_nobody, .timeout = 600)
 {
     int ends[2];
 

@@ -81,7 +81,7 @@ static void post_run(struct cvd_job *job)
     sem_post(&((struct post *)job)->ran);
 }
 
-Test(engine, runs_jobs, .timeout = 120)
+Test(engine, runs_jobs, .timeout = 600)
 {
     struct cvd_engine *engine = net_engine(2);
     struct post post = {.job.run = post_run};
@@ -315,7 +315,7 @@ Test(model, cut_and_oversized_files_are_refused)
     cvd_engine_destroy(engine);
 }
 
-Test(model, every_failing_allocation_is_survived, .timeout = 120)
+Test(model, every_failing_allocation_is_survived, .timeout = 600)
 {
     struct cvd_engine *engine = net_engine(1);
     struct cvd_model *model = NULL;
@@ -401,7 +401,7 @@ Test(model_file, loads_like_memory)
     cvd_engine_destroy(engine);
 }
 
-Test(model_file, what_is_no_model_file, .timeout = 120)
+Test(model_file, what_is_no_model_file, .timeout = 600)
 {
     struct cvd_engine *engine = net_engine(1);
     char path[128];
@@ -420,7 +420,7 @@ Test(model_file, what_is_no_model_file, .timeout = 120)
     cvd_engine_destroy(engine);
 }
 
-Test(model_file, every_failing_allocation_is_survived, .timeout = 120)
+Test(model_file, every_failing_allocation_is_survived, .timeout = 600)
 {
     struct cvd_engine *engine = net_engine(1);
     struct cvd_model *model = NULL;

@@ -99,7 +99,7 @@ static void *small_file(size_t *len)
     return bytes_of(&g, len);
 }
 
-Test(model_hostile, cut_at_every_byte, .timeout = 60)
+Test(model_hostile, cut_at_every_byte, .timeout = 600)
 {
     size_t len;
     char *bytes = small_file(&len);
@@ -117,7 +117,7 @@ Test(model_hostile, cut_at_every_byte, .timeout = 60)
     cvd_engine_destroy(engine);
 }
 
-Test(model_hostile, every_bit_flipped, .timeout = 120)
+Test(model_hostile, every_bit_flipped, .timeout = 600)
 {
     size_t len;
     char *bytes = small_file(&len);
@@ -177,7 +177,7 @@ static void conv(struct graph *g, struct op_attr attr)
     net_output(g, NET_OP_ATTRS(g, "Conv", "c", attrs, x, w));
 }
 
-Test(model_hostile, windows, .timeout = 60)
+Test(model_hostile, windows, .timeout = 600)
 {
     const struct {
         struct op_attr attr;
@@ -204,7 +204,7 @@ Test(model_hostile, windows, .timeout = 60)
     }
 }
 
-Test(model_hostile, shapes_that_overflow, .timeout = 60)
+Test(model_hostile, shapes_that_overflow, .timeout = 600)
 {
     struct graph g;
     static const int64_t huge[] = {INT64_MAX, INT64_MAX, 2}, many[] = {1 << 30, 1 << 30};
@@ -333,7 +333,7 @@ static void chain(struct graph *g)
     net_output(g, y);
 }
 
-Test(model_hostile, a_hundred_thousand_nodes, .timeout = 120)
+Test(model_hostile, a_hundred_thousand_nodes, .timeout = 600)
 {
     static const char *const ops[] = {"Relu", "Identity", "Add", "Conv", "Mul", "Sigmoid"};
     struct cvd_engine *engine = net_engine(1);
@@ -357,7 +357,7 @@ Test(model_hostile, a_hundred_thousand_nodes, .timeout = 120)
 }
 
 /* Constants whose folding would take hours, and those that would not fit in memory. */
-Test(model_hostile, arithmetic_without_end, .timeout = 60)
+Test(model_hostile, arithmetic_without_end, .timeout = 600)
 {
     struct cvd_engine *engine = net_engine(1);
     struct cvd_error err = {.message = ""};

@@ -554,7 +554,7 @@ Test(pass_layout, models)
     graph_release(&g);
 }
 
-Test(pass_layout, every_failing_allocation_is_survived, .timeout = 60)
+Test(pass_layout, every_failing_allocation_is_survived, .timeout = 600)
 {
     struct kernels kernels;
     kernels_init(&kernels, CVD_CPU_C);

@@ -425,7 +425,7 @@ static void many_inputs(struct graph *g)
     net_output(g, CONCAT(g, "all", a, layout_conv(g, "c", x, 3, 9, 1), b));
 }
 
-Test(pass_layout_channels, what_would_take_too_much_stays, .timeout = 60)
+Test(pass_layout_channels, what_would_take_too_much_stays, .timeout = 600)
 {
     struct graph g;
     struct rusage usage;
@@ -440,7 +440,7 @@ Test(pass_layout_channels, what_would_take_too_much_stays, .timeout = 60)
     cr_assert_lt(usage.ru_maxrss, 1024 * 1024); /* KiB */
 }
 
-Test(pass_layout_channels, no_node_gets_more_inputs_than_it_may_have, .timeout = 60)
+Test(pass_layout_channels, no_node_gets_more_inputs_than_it_may_have, .timeout = 600)
 {
     CHECK_ANSWERS(many_inputs);
 }

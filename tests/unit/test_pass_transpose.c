@@ -286,7 +286,7 @@ Test(pass_transpose, the_answer_stays)
     }
 }
 
-Test(pass_transpose, every_failing_allocation_is_survived, .timeout = 120)
+Test(pass_transpose, every_failing_allocation_is_survived, .timeout = 600)
 {
     struct kernels kernels;
     kernels_init(&kernels, CVD_CPU_C);

@@ -172,7 +172,7 @@ Test(passes, a_product_reads_the_means_of_a_map)
     plan_destroy(plan);
 }
 
-Test(passes, every_failing_allocation_is_survived, .timeout = 60)
+Test(passes, every_failing_allocation_is_survived, .timeout = 600)
 {
     struct kernels kernels;
     kernels_init(&kernels, CVD_CPU_C);

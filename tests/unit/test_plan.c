@@ -686,7 +686,7 @@ Test(plan, weights_must_be_finite)
 
 /* ---- memory ---- */
 
-Test(plan, every_failing_allocation_is_survived, .timeout = 60)
+Test(plan, every_failing_allocation_is_survived, .timeout = 600)
 {
     size_t failures = 0;
     for (size_t n = 1;; n++) {

@@ -528,7 +528,7 @@ static void expect_loaded(const char *name, const char *version, int loaded)
     pool_free(page);
 }
 
-Test(registry, loading_again_changes_what_has_changed, .timeout = 60)
+Test(registry, loading_again_changes_what_has_changed, .timeout = 600)
 {
     put_model("same.onnx", NULL);
     put_model("changed/1/model.onnx", NULL);
@@ -691,7 +691,7 @@ static bool label_becomes(struct registry *r, const char *label)
 }
 
 /* The new model is served while a request still holds the old one, which works to the end. */
-Test(registry, a_reload_happens_beside_requests, .timeout = 60)
+Test(registry, a_reload_happens_beside_requests, .timeout = 600)
 {
     static float input[16], output[5];
     struct batch_ticket ticket = {

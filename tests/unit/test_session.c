@@ -52,7 +52,7 @@ static struct cvd_model *lenet(struct cvd_engine *engine)
 
 #define IMAGES 67
 
-Test(session, lenet_is_bit_identical_for_every_batch_place_and_thread_count, .timeout = 120)
+Test(session, lenet_is_bit_identical_for_every_batch_place_and_thread_count, .timeout = 600)
 {
     static float images[IMAGES * IMAGE], alone[IMAGES * CLASSES], out[IMAGES * CLASSES];
     static const int64_t batches[] = {2, 3, 5, 8, 16, 33, 64, IMAGES, 1};
@@ -352,7 +352,7 @@ static void check_random(const struct random_graph *r, struct cvd_session *sessi
     }
 }
 
-Test(session, random_graphs_compute_what_they_say, .timeout = 120)
+Test(session, random_graphs_compute_what_they_say, .timeout = 600)
 {
     static struct random_graph r;
     struct cvd_engine *engines[] = {net_engine(1), net_engine(3)};
@@ -718,7 +718,7 @@ static void user_job(struct cvd_job *job)
     atomic_fetch_add(u->done, 1);
 }
 
-Test(session, many_sessions_from_threads_and_jobs, .timeout = 120)
+Test(session, many_sessions_from_threads_and_jobs, .timeout = 600)
 {
     static float images[8 * IMAGE], expected[8 * CLASSES];
     net_fill(images, 8 * IMAGE, 6);

@@ -79,7 +79,7 @@ static unsigned run_loop(struct tpool *pool, unsigned threads, size_t parts, boo
     return faults;
 }
 
-Test(tpool, every_part_once_at_every_size, .timeout = 120)
+Test(tpool, every_part_once_at_every_size, .timeout = 600)
 {
     static const size_t parts[] = {0, 1, 2, 3, 7, 8, 9, 64, MAX_PARTS};
     for (unsigned threads = 1; threads <= 8; threads++) {
@@ -124,7 +124,7 @@ static void meet(void *ctx, size_t part, unsigned slot)
         wait_ns(10000);
 }
 
-Test(tpool, a_loop_is_really_shared, .timeout = 120)
+Test(tpool, a_loop_is_really_shared, .timeout = 600)
 {
     struct tpool *pool = make_pool(2);
     for (int i = 0; i < 50; i++) {
@@ -161,7 +161,7 @@ static void nested_outer(void *ctx, size_t part, unsigned slot)
     }
 }
 
-Test(tpool, inner_loops_run_on_their_own_thread, .timeout = 120)
+Test(tpool, inner_loops_run_on_their_own_thread, .timeout = 600)
 {
     struct nested n = {.pool = make_pool(4)};
     tpool_for(n.pool, 50, nested_outer, &n);
@@ -185,7 +185,7 @@ static void *caller_main(void *arg)
     return NULL;
 }
 
-Test(tpool, many_callers_at_once, .timeout = 120)
+Test(tpool, many_callers_at_once, .timeout = 600)
 {
     for (unsigned threads = 1; threads <= 4; threads += 3) {
         struct tpool *pool = make_pool(threads);
@@ -224,7 +224,7 @@ static void chain_run(struct cvd_job *job)
         tpool_submit(c->pool, &c->job);
 }
 
-Test(tpool, destroy_drains_jobs_that_submit_jobs, .timeout = 120)
+Test(tpool, destroy_drains_jobs_that_submit_jobs, .timeout = 600)
 {
     for (unsigned threads = 1; threads <= 4; threads++) {
         struct tpool *pool = make_pool(threads);
@@ -266,7 +266,7 @@ static void *submitter_main(void *arg)
     return NULL;
 }
 
-Test(tpool, many_submitters, .timeout = 120)
+Test(tpool, many_submitters, .timeout = 600)
 {
     struct tpool *pool = make_pool(3);
     atomic_uint ran = 0;
@@ -353,7 +353,7 @@ static void wait_idle(struct tpool *pool, unsigned idle)
         wait_ns(100000);
 }
 
-Test(tpool, idle_counts_and_a_busy_pool_costs_its_caller_nothing, .timeout = 120)
+Test(tpool, idle_counts_and_a_busy_pool_costs_its_caller_nothing, .timeout = 600)
 {
     struct tpool *pool = make_pool(3);
     cr_assert_eq(tpool_idle(pool), 3);
@@ -394,7 +394,7 @@ static void gather_run(struct cvd_job *job)
     atomic_fetch_add(g->ended, 1);
 }
 
-Test(tpool, no_wake_up_is_lost, .timeout = 120)
+Test(tpool, no_wake_up_is_lost, .timeout = 600)
 {
     struct tpool *pool = make_pool(4);
     for (int round = 0; round < 100; round++) {

@@ -133,7 +133,7 @@ static void tear_down(void)
     cvd_engine_destroy(engine);
 }
 
-TestSuite(tuning, .init = set_up, .fini = tear_down, .timeout = 120);
+TestSuite(tuning, .init = set_up, .fini = tear_down, .timeout = 600);
 
 /* What a load came to: the kernels of its convolutions, and the answer to an image. */
 struct loaded {

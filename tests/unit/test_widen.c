@@ -266,7 +266,7 @@ Test(widen, outputs_of_every_origin)
     cvd_engine_destroy(engine);
 }
 
-Test(widen, every_failing_allocation_is_survived, .timeout = 60)
+Test(widen, every_failing_allocation_is_survived, .timeout = 600)
 {
     struct kernels kernels;
     kernels_init(&kernels, CVD_CPU_C);
