@@ -13,6 +13,8 @@
 /* The same for a padded copy of plain rows, and for picked ones. */
 #define COPY_BYTES ((size_t)64 << 10)
 #define PICK_BYTES ((size_t)128 << 10)
+/* Gathering takes as long as the multiply-adds of some 16 outputs. */
+#define GATHER_MIN_OUTPUTS ((size_t)128)
 /* Output maps of a group of FORM_PLANES: what fills the registers together with a row's vectors. */
 #define MAX_PLANES 6
 
@@ -80,6 +82,16 @@ unsigned blocked_conv_forms(const struct op_node *node, unsigned lanes, unsigned
     return forms;
 }
 
+/* Whether 1 x 1 outputs see pixels some steps apart, all of them on the map, and enough outputs see
+ * each to make up for gathering them. */
+static bool is_sparse(const struct blocked_conv *s)
+{
+    const struct window *w = &s->window;
+    return KERNEL(w, 0) * KERNEL(w, 1) == 1 && STRIDE(w, 0) * STRIDE(w, 1) > 1 && w->pad[0] == 0 &&
+           w->pad[1] == 0 && (OUT(w, 0) - 1) * STRIDE(w, 0) < IN(w, 0) &&
+           (OUT(w, 1) - 1) * STRIDE(w, 1) < IN(w, 1) && s->group_out >= GATHER_MIN_OUTPUTS;
+}
+
 /* Sets form, and what follows from the layouts. */
 static bool choose_form(const struct op_node *node, const struct op_value *out, size_t lanes,
                         struct blocked_conv *s)
@@ -95,7 +107,8 @@ static bool choose_form(const struct op_node *node, const struct op_value *out, 
         const bool pointwise = KERNEL(w, 0) * KERNEL(w, 1) == 1 &&
                                STRIDE(w, 0) * STRIDE(w, 1) == 1 && w->out[0] == w->in[0] &&
                                w->out[1] == w->in[1] && x.gap == 0;
-        s->form = pointwise ? FORM_FLAT : FORM_ROWS;
+        s->held = is_sparse(s);
+        s->form = pointwise || s->held ? FORM_FLAT : FORM_ROWS;
         return true;
     }
     s->form = y.lanes == lanes ? FORM_STEM : FORM_PLANES;
@@ -222,6 +235,10 @@ static void choose_chunk(struct blocked_conv *s)
         const size_t fit = CHUNK_BYTES / (s->in_channels * sizeof(float));
         const size_t chunks = round_up_div(pixels, fit > 96 ? fit : 96);
         s->chunk = round_up_div(pixels, chunks);
+        if (s->held) {
+            const size_t bytes = s->chunk * s->in_channels * sizeof(float);
+            s->held = min_size(INPUT_BYTES / (bytes + 1) + 1, MAX_HELD);
+        }
         return;
     }
     if (s->form == FORM_GROUPED) { /* a block at a time, all rows unless they are picked */
@@ -250,6 +267,7 @@ static void choose_units(struct blocked_conv *s, const struct kernels *k, struct
     choose_vectors(s, k, room, &cost);
     if (blocked_conv_unit_cost(s, row_pixels(s)) < cost) {
         s->form = FORM_GROUPED;
+        s->held = 0;
         choose_chunk(s);
     }
 }
@@ -355,6 +373,11 @@ static enum cvd_status finish_prepare(const struct op_node *node, struct blocked
                        &scratch) &&
                mem_add(scratch, COPY_EDGE, &scratch) &&
                mem_mul(scratch, sizeof(float), &prepared->scratch_bytes);
+    if (read->held)
+        fits = fits &&
+               mem_mul(round_up_div(read->in_channels, read->lanes) * read->lanes, read->chunk,
+                       &scratch) &&
+               mem_mul(scratch, read->held * sizeof(float), &prepared->scratch_bytes);
     if (!fits)
         return op_fail(node, CVD_STATUS_OUT_OF_MEMORY, "weights do not fit in memory");
     char *state;

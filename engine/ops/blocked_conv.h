@@ -10,7 +10,8 @@
 
 enum form {
     FORM_ROWS,    /* blocked to blocked, row by row */
-    FORM_FLAT,    /* the same where a map is one long row: 1 x 1 without strides and gap */
+    FORM_FLAT,    /* the same where a map is one long row: 1 x 1 without strides and gap; or with
+                     strides, where what is seen is gathered in scratch first */
     FORM_GROUPED, /* blocked to blocked, each lane with inputs of its own */
     FORM_STEM,    /* plain to blocked */
     FORM_PLANES   /* plain to plain */
@@ -36,6 +37,7 @@ struct blocked_conv {
     size_t unit, unit_blocks;
     bool picks;
     size_t chunk; /* rows, or pixels of FORM_FLAT */
+    size_t held;  /* FORM_FLAT: so many gathered chunks find room in scratch; 0: as they lie */
     bool copies;  /* rows are brought into scratch: padded plain ones, or picked blocks */
     size_t copy_rows, copy_width; /* of a channel or a picked block */
     size_t weight_floats, macs;   /* of an image */
@@ -68,6 +70,11 @@ static inline size_t window_size(const int64_t *list, unsigned i)
 #define RESIDUAL 3 /* that input */
 /* Floats of room behind a padded copy: at least a vector of any level. */
 #define COPY_EDGE ((size_t)16)
+
+/* Of the second-level cache, for inputs that stay there while groups pass by. */
+#define INPUT_BYTES ((size_t)896 << 10)
+/* Of gathered chunks. */
+#define MAX_HELD ((size_t)8)
 
 void blocked_conv_run(const struct op_run *r);
 

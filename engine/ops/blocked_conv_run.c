@@ -15,8 +15,6 @@
 
 /* Of the second-level cache, for weights that stay there while chunks pass by. */
 #define WEIGHTS_BYTES ((size_t)512 << 10)
-/* The same for inputs that stay while groups pass by. */
-#define INPUT_BYTES ((size_t)896 << 10)
 /* Of the first-level cache, for weights that stay there while the tiles of a chunk pass by. */
 #define PIECE_BYTES ((size_t)24 << 10)
 /* For each column of a block, some 200 cycles: costs a hundredth of them, and a line for each is
@@ -44,6 +42,7 @@ struct conv_job {
 /* Where an image's first pixels are. */
 struct conv_image {
     const float *x, *residual; /* residual may be NULL */
+    const float *gathered;     /* the unit's pixels as [block][pixel][lanes]; NULL: as they lie */
     float *y;
 };
 
@@ -232,6 +231,31 @@ static void run_grouped(const struct conv_job *j, const struct conv_group *g,
         blocked_clear_lead(&j->out, image->y);
 }
 
+/* Brings the inputs of outputs first ... end - 1 into scratch, as [block][pixel][lanes]. */
+static void gather(const struct conv_job *j, const float *image, size_t first, size_t end,
+                   float *to)
+{
+    const struct window *w = &j->s->window;
+    const size_t lanes = j->s->lanes, width = j->out.width, pixel = STRIDE(w, 1) * lanes;
+    for (size_t b = 0; b < j->in.blocks; b++, image += j->in.block) {
+        size_t x = first % width;
+        const float *row = image + first / width * STRIDE(w, 0) * j->in.row;
+        for (size_t p = first; p < end; p++, to += lanes) {
+            const float *from = row + x * pixel;
+            if (lanes == 16) /* sizes that are known take no call */
+                memcpy(to, from, 16 * sizeof *to);
+            else if (lanes == 8)
+                memcpy(to, from, 8 * sizeof *to);
+            else
+                memcpy(to, from, lanes * sizeof *to);
+            if (++x == width) {
+                x = 0;
+                row += STRIDE(w, 0) * j->in.row;
+            }
+        }
+    }
+}
+
 /* Pixels first ... end - 1 of a map that is one row. */
 static void run_flat(const struct conv_job *j, const struct conv_group *g,
                      const struct conv_image *image, size_t first, size_t end,
@@ -240,7 +264,9 @@ static void run_flat(const struct conv_job *j, const struct conv_group *g,
     const struct blocked_conv *s = j->s;
     const size_t block = g->first / s->lanes, width = j->out.width;
     const size_t at = block * j->out.block + first / width * j->out.row + first % width * s->lanes;
-    const float *in = image->x + g->from / s->lanes * j->in.block + first * s->lanes;
+    const size_t in_block = image->gathered ? (end - first) * s->lanes : j->in.block;
+    const float *in = image->gathered ? image->gathered : image->x + first * s->lanes;
+    in += g->from / s->lanes * in_block;
     const struct pieces pieces = cut_sums(j, g);
     struct kernel_conv c = {
         .out = image->y + at,
@@ -248,7 +274,7 @@ static void run_flat(const struct conv_job *j, const struct conv_group *g,
         .vectors = g->vectors,
         .in_pixel = s->lanes,
         .in_inner = 1,
-        .in_block = j->in.block,
+        .in_block = in_block,
         .inner = s->lanes,
         .columns = 1,
         .rows = 1,
@@ -262,7 +288,7 @@ static void run_flat(const struct conv_job *j, const struct conv_group *g,
     };
     for (size_t i = 0; i < pieces.count; i++) {
         take_piece(j, g, &pieces, i, &c);
-        c.in = in + i * pieces.blocks * j->in.block;
+        c.in = in + i * pieces.blocks * in_block;
         c.residual = image->residual && i + 1 == pieces.count ? image->residual + at : NULL;
         prefetch_share(j, coming, i, pieces.count, &c);
         j->kernels->conv.fn(&c);
@@ -386,6 +412,7 @@ static void run_planes(const struct conv_job *j, const float *image, float *out,
 
 struct place {
     size_t group, image;
+    size_t item, turn; /* chunk of all images; its number among those that meet a group in turn */
     size_t first, end; /* rows, or pixels of FORM_FLAT */
 };
 
@@ -402,6 +429,8 @@ static struct place place_of(const struct conv_job *j, size_t unit)
     return (struct place){
         .group = rest / size,
         .image = item / j->chunks,
+        .item = zone * j->items + item,
+        .turn = rest % size,
         .first = min_size(begin, end),
         .end = min_size(begin + j->chunk, end),
     };
@@ -427,7 +456,19 @@ static struct coming coming_after(const struct conv_job *j, size_t unit)
     return (struct coming){(const char *)(s->weights + begin) + at % round % same * share, share};
 }
 
-static void run_unit(const struct conv_job *j, size_t unit, unsigned slot)
+/* The pixels of a unit in scratch, gathered unless they are there already; held: which chunks are,
+ * plus one. */
+static const float *gather_unit(const struct conv_job *j, const struct place *at,
+                                const float *image, float *scratch, size_t *held)
+{
+    float *to = scratch + at->turn * j->s->chunk * j->in.blocks * j->s->lanes;
+    if (held[at->turn] != at->item + 1)
+        gather(j, image, at->first, at->end, to);
+    held[at->turn] = at->item + 1;
+    return to;
+}
+
+static void run_unit(const struct conv_job *j, size_t unit, unsigned slot, size_t *held)
 {
     const struct blocked_conv *s = j->s;
     const struct window *w = &s->window;
@@ -435,7 +476,7 @@ static void run_unit(const struct conv_job *j, size_t unit, unsigned slot)
     const struct conv_group *group = &s->group[at.group];
     const size_t first = at.first, end = at.end;
     const size_t plain = s->in_channels * IN(w, 0) * IN(w, 1);
-    const struct conv_image image = {
+    struct conv_image image = {
         .x = j->x + at.image * (s->form < FORM_STEM ? j->in.image : plain),
         .residual = j->residual ? j->residual + at.image * j->residual_image : NULL,
         .y = j->y + at.image * (s->form == FORM_PLANES ? s->out_channels * OUT(w, 0) * OUT(w, 1)
@@ -450,6 +491,8 @@ static void run_unit(const struct conv_job *j, size_t unit, unsigned slot)
         run_rows(j, group, &image, first, end, &coming);
         break;
     case FORM_FLAT:
+        if (s->held)
+            image.gathered = gather_unit(j, &at, image.x, scratch, held);
         run_flat(j, group, &image, first, end, &coming);
         break;
     case FORM_GROUPED:
@@ -470,8 +513,9 @@ static void conv_part(void *ctx, size_t part, unsigned slot)
     const size_t zone = part / j->zone_parts, piece = part % j->zone_parts;
     const size_t first = zone * j->zone_units;
     const size_t end = first + (piece + 1) * j->zone_units / j->zone_parts;
+    size_t held[MAX_HELD] = {0};
     for (size_t unit = first + piece * j->zone_units / j->zone_parts; unit < end; unit++)
-        run_unit(j, unit, slot);
+        run_unit(j, unit, slot, held);
 }
 
 /* Bytes of a chunk's inputs. */
@@ -528,6 +572,8 @@ static size_t cut_work(struct conv_job *j, const struct tpool *pool)
     }
     j->items = j->images * j->chunks;
     j->together = choose_together(j);
+    if (s->held)
+        j->together = min_size(j->together, s->held);
     j->zone_units = j->items * j->groups;
     j->zone_parts = min_size(j->zone_parts, j->zone_units);
     return j->zones * j->zone_parts;
