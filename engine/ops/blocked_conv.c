@@ -8,7 +8,8 @@
 
 #include <string.h>
 
-/* Of the second-level cache, for a chunk's inputs. Caches have 1 to 2 MiB. */
+/* Of the second-level cache, for the inputs of a chunk where weights stay there beside it. Caches
+ * have 1 to 2 MiB. */
 #define CHUNK_BYTES ((size_t)384 << 10)
 /* The same for a padded copy of plain rows, and for picked ones. */
 #define COPY_BYTES ((size_t)64 << 10)
@@ -230,9 +231,11 @@ static size_t rows_under(const struct window *w, size_t rows)
 static void choose_chunk(struct blocked_conv *s)
 {
     const struct window *w = &s->window;
+    const size_t weights = s->group_in * s->out_channels * window_taps(w) * sizeof(float);
+    const size_t room = weights > WEIGHTS_BYTES ? INPUT_BYTES : CHUNK_BYTES;
     const size_t pixels = OUT(w, 0) * OUT(w, 1);
     if (s->form == FORM_FLAT) {
-        const size_t fit = CHUNK_BYTES / (s->in_channels * sizeof(float));
+        const size_t fit = room / (s->in_channels * sizeof(float));
         const size_t chunks = round_up_div(pixels, fit > 96 ? fit : 96);
         s->chunk = round_up_div(pixels, chunks);
         if (s->held) {
@@ -254,7 +257,7 @@ static void choose_chunk(struct blocked_conv *s)
                  (w->pad[0] > 0 || w->pad[1] > 0 || w->pad_end[0] > 0 || w->pad_end[1] > 0));
     s->copy_width = (OUT(w, 1) - 1) * STRIDE(w, 1) + (KERNEL(w, 1) - 1) * DILATION(w, 1) + 1;
     s->chunk = choose_rows(w, s->in_channels * (s->copies ? s->copy_width : IN(w, 1)),
-                           s->copies ? COPY_BYTES : CHUNK_BYTES);
+                           s->copies ? COPY_BYTES : room);
     s->copy_rows = rows_under(w, s->chunk);
 }
 

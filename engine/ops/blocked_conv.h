@@ -71,7 +71,9 @@ static inline size_t window_size(const int64_t *list, unsigned i)
 /* Floats of room behind a padded copy: at least a vector of any level. */
 #define COPY_EDGE ((size_t)16)
 
-/* Of the second-level cache, for inputs that stay there while groups pass by. */
+/* Of the second-level cache, for weights that stay there while chunks pass by. */
+#define WEIGHTS_BYTES ((size_t)512 << 10)
+/* The same for inputs that stay there while groups pass by. */
 #define INPUT_BYTES ((size_t)896 << 10)
 /* Of gathered chunks. */
 #define MAX_HELD ((size_t)8)

@@ -13,13 +13,14 @@
 
 #include <string.h>
 
-/* Of the second-level cache, for weights that stay there while chunks pass by. */
-#define WEIGHTS_BYTES ((size_t)512 << 10)
 /* Of the first-level cache, for weights that stay there while the tiles of a chunk pass by. */
 #define PIECE_BYTES ((size_t)24 << 10)
 /* For each column of a block, some 200 cycles: costs a hundredth of them, and a line for each is
  * what comes in that time at most. */
 #define PREFETCHES ((size_t)8)
+/* How far ahead of their use weights are fetched where they pass by once. More than comes while
+ * memory is waited for, and little beside what else is in the second-level cache. */
+#define AHEAD_BYTES ((size_t)128 << 10)
 /* Multiply-adds of a part worth giving to another thread: some 10 microseconds. */
 #define PART_MACS ((size_t)500000)
 
@@ -436,24 +437,39 @@ static struct place place_of(const struct conv_job *j, size_t unit)
     };
 }
 
-/* The weights that are needed after those of `unit`, as far as the unit should fetch them: of many
- * units with the same group each takes a share. Groups that pass again and again stay in the cache
- * after the first time. */
+static size_t group_bytes(const struct blocked_conv *s, size_t group)
+{
+    const size_t end = group + 1 < s->group_count ? s->group[group + 1].weights : s->weight_floats;
+    return (end - s->group[group].weights) * sizeof(float);
+}
+
+/*
+ * The weights that are needed after those of `unit`, as far as the unit should fetch them. Where
+ * each group meets one unit, weights pass by in the order in which they stand, and what is fetched
+ * is some way ahead; at the end that is behind them, where as a rule the next layer's are. Of many
+ * units with the same group each takes a share of the next group. Groups that pass again and again
+ * stay in the cache after the first time.
+ */
 static struct coming coming_after(const struct conv_job *j, size_t unit)
 {
     const struct blocked_conv *s = j->s;
     const size_t round = j->together * j->groups, at = unit % j->zone_units;
     const size_t same = min_size(j->together, j->items - at / round * j->together);
     const bool stay = s->weight_floats * sizeof(float) <= WEIGHTS_BYTES;
-    if (at + same >= j->zone_units || (stay && at >= round))
+    const size_t group = place_of(j, unit).group;
+    const char *weights = (const char *)(s->weights + s->group[group].weights);
+    if (stay && at >= round)
         return (struct coming){NULL, 0};
-    const size_t group = place_of(j, unit + same).group;
-    if (group == place_of(j, unit).group)
+    if (same == 1)
+        return (struct coming){weights + AHEAD_BYTES, group_bytes(s, group)};
+    if (at + same >= j->zone_units)
         return (struct coming){NULL, 0};
-    const size_t begin = s->group[group].weights;
-    const size_t end = group + 1 < s->group_count ? s->group[group + 1].weights : s->weight_floats;
-    const size_t share = (end - begin) * sizeof(float) / same;
-    return (struct coming){(const char *)(s->weights + begin) + at % round % same * share, share};
+    const size_t next = place_of(j, unit + same).group;
+    if (next == group)
+        return (struct coming){NULL, 0};
+    const size_t share = group_bytes(s, next) / same;
+    weights = (const char *)(s->weights + s->group[next].weights);
+    return (struct coming){weights + at % round % same * share, share};
 }
 
 /* The pixels of a unit in scratch, gathered unless they are there already; held: which chunks are,
