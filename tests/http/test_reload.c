@@ -449,9 +449,10 @@ Test(reload, without_memory, .timeout = 600)
     make_subfolder("step");
     make_subfolder("step/1");
     put_model("step/1/model.onnx", 'A', 0);
-    struct server *s = faults_server_start(
-        (const char *const[]){"--models", folder, "--log-format", "json", "--threads", "1", NULL},
-        &hook);
+    struct server *s = faults_server_start((const char *const[]){"--models", folder, "--log-format",
+                                                                 "json", "--threads", "1",
+                                                                 "--request-timeout", "60s", NULL},
+                                           &hook);
     for (int forever = 0; forever < 2; forever++) {
         unsigned long failed = 1;
         char letter = 'A';
