@@ -242,6 +242,8 @@ static const struct conv_case kinds[] = {
      .in_inner = 1, .in_pixel = 1},
     {.blocks = 3, .inner = 3, .columns = 1, .rows = 2, .first_row = 1, .weight_rows = 3,
      .in_inner = 1, .in_pixel = 2, .clip = true},
+    {.blocks = 3, .inner = 7, .columns = 1, .rows = 3, .first_row = 2, .weight_rows = 7,
+     .in_inner = 1, .in_pixel = 2, .residual = true},
     {.blocks = 2, .inner = 2, .columns = 1, .rows = 0, .weight_rows = 3, .in_inner = 1},
 };
 /* clang-format on */
