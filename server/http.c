@@ -72,8 +72,10 @@ static void request_completed(void *cls, struct MHD_Connection *con, void **con_
 
     (void)cls;
     (void)con;
-    if (c && !loop_abandon(c))
+    if (c && !loop_abandon(c)) {
+        loop_no_more(c);
         http_finish(c, code);
+    }
     *con_cls = NULL;
 }
 

@@ -89,7 +89,7 @@ struct conn {
     /* While the request is deferred; see http_loop.c. */
     bool answered, suspended, orphan;
     unsigned looks;
-    uint64_t received_round; /* of its loop, that bytes of its body last came in */
+    uint64_t more_round; /* of its loop, that leaves more to do for the next */
     struct conn *next_deferred, *next_finished;
 
     struct request rq;
@@ -123,8 +123,9 @@ struct http_loop {
     unsigned blocked;                      /* deferred, neither answered nor suspended */
     bool impatient;                        /* nothing else happens: suspends what is blocked */
     uint64_t round;
-    unsigned receiving; /* connections that bytes of an incomplete body came on in this round */
-    uint64_t pause_ns;  /* before the next one */
+    unsigned more;     /* connections that this round leaves more to do for */
+    unsigned vain;     /* rounds that the library wanted at once, without news between */
+    uint64_t pause_ns; /* before the next one */
     atomic_bool stop, asleep;
     _Atomic(struct conn *) finished; /* newest first */
 };
@@ -198,9 +199,10 @@ enum cvd_status loop_start(struct http_loop *l, struct cvd_error *err);
 void loop_stop(struct http_loop *l);
 /* Inside a handler call: there will be an answer later, perhaps not soon. */
 void loop_defer(struct conn *c, bool for_long);
-/* Bytes of a body have come; the body is complete. */
-void loop_received(struct conn *c);
-void loop_complete(struct conn *c);
+/* Inside a handler call: more is likely to happen on the connection at once, as after a piece of a
+ * body; or that is over. */
+void loop_more(struct conn *c);
+void loop_no_more(struct conn *c);
 /* A request was refused for a backlog of so much time. */
 void loop_overloaded(struct http_loop *l, uint64_t backlog_ns);
 /* Inside the calls that follow: whether it is there. */

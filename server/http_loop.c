@@ -38,6 +38,7 @@
 #define LONGEST_SLEEP_MS   1000   /* the library looks at idle connections */
 #define BLOCKED_SLEEP_MS   1
 #define MOST_LOOKS         20 /* at a blocked connection */
+#define FREE_ROUNDS        20 /* without news; then with pauses of 1 ms, so many of 2 ms, … */
 #define MOST_TOGETHER      64 /* requests handed on: workers begin before a long round ends */
 #define LONGEST_PAUSE_NS   1000000u
 #define SLICE_NS           100000u
@@ -79,18 +80,18 @@ void loop_defer(struct conn *c, bool for_long)
     l->last_deferred = c;
 }
 
-void loop_received(struct conn *c)
+void loop_more(struct conn *c)
 {
-    if (c->received_round != c->loop->round)
-        c->loop->receiving++;
-    c->received_round = c->loop->round;
+    if (c->more_round != c->loop->round)
+        c->loop->more++;
+    c->more_round = c->loop->round;
 }
 
-void loop_complete(struct conn *c)
+void loop_no_more(struct conn *c)
 {
-    if (c->received_round == c->loop->round)
-        c->loop->receiving--;
-    c->received_round = 0;
+    if (c->more_round == c->loop->round)
+        c->loop->more--;
+    c->more_round = 0;
 }
 
 void loop_overloaded(struct http_loop *l, uint64_t backlog_ns)
@@ -101,11 +102,14 @@ void loop_overloaded(struct http_loop *l, uint64_t backlog_ns)
         l->pause_ns = pause_ns < LONGEST_PAUSE_NS ? pause_ns : LONGEST_PAUSE_NS;
 }
 
+/* The library writes a reply that it is given here in the next round. */
 bool loop_has_answer(struct conn *c)
 {
     struct http_loop *l = c->loop;
 
-    if (!c->answered && (l->impatient || ++c->looks > MOST_LOOKS)) {
+    if (c->answered) {
+        loop_more(c);
+    } else if (l->impatient || ++c->looks > MOST_LOOKS) {
         l->blocked--;
         suspend(c);
     }
@@ -203,18 +207,26 @@ void loop_finish(struct conn *c, const struct conn *next)
         (void)!write(l->wake, &one, sizeof one);
 }
 
-/* The library's own opinion, that a blocked connection wants to be looked at without pause, does
- * not count. */
+/*
+ * The library's own opinion, that a blocked connection wants to be looked at without pause, does
+ * not count; and when nothing comes of it, any other opinion of the kind counts for less and less:
+ * a chunk's size line that fills all of the connection's memory has the library try in vain for as
+ * long as the client stays.
+ */
 static int sleep_ms(struct http_loop *l)
 {
     MHD_UNSIGNED_LONG_LONG ms;
 
-    if (l->receiving)
+    if (l->more)
         return 0;
     if (l->blocked)
         return BLOCKED_SLEEP_MS;
-    return MHD_get_timeout(l->daemon, &ms) == MHD_YES && ms < LONGEST_SLEEP_MS ? (int)ms
-                                                                               : LONGEST_SLEEP_MS;
+    if (MHD_get_timeout(l->daemon, &ms) != MHD_YES)
+        ms = LONGEST_SLEEP_MS;
+    l->vain = ms == 0 ? l->vain + 1 : 0;
+    if (ms == 0)
+        ms = l->vain / FREE_ROUNDS;
+    return ms < LONGEST_SLEEP_MS ? (int)ms : LONGEST_SLEEP_MS;
 }
 
 static void sleep_until_news(struct http_loop *l)
@@ -236,6 +248,8 @@ static void sleep_until_news(struct http_loop *l)
         n = epoll_wait(l->epoll, events, 2, timeout);
     atomic_store(&l->asleep, false);
     l->impatient = n == 0;
+    if (n > 0)
+        l->vain = 0;
 }
 
 /*
@@ -266,7 +280,7 @@ static void *run(void *arg)
     ask_for_short_slices();
     while (!atomic_load(&l->stop)) {
         l->round++;
-        l->receiving = 0;
+        l->more = 0;
         take_finished(l);
         (void)MHD_run(l->daemon);
         hand_over(l);

@@ -355,7 +355,7 @@ static enum MHD_Result receive(struct conn *c, const char *data, size_t len)
     struct request *rq = &c->rq;
     size_t received = atomic_fetch_add(&c->received, len) + len;
 
-    loop_received(c);
+    loop_more(c);
     if (c->stage == STAGE_DRAINING) {
         if (received <= DRAIN_LIMIT_BYTES)
             return MHD_YES;
@@ -387,7 +387,7 @@ static enum MHD_Result dispatch(struct conn *c)
     struct request *rq = &c->rq;
     struct http *h = c->http;
 
-    loop_complete(c);
+    loop_no_more(c);
     if (!conn_enter(c, CONN_WORK))
         return MHD_NO;
     if (c->stage == STAGE_DRAINING)

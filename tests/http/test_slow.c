@@ -103,6 +103,30 @@ Test(slow, the_server_was_stopped)
     server_stop(s);
 }
 
+/* The library has no room for the rest of such a line and tries again and again without reading. */
+Test(slow, a_chunk_size_line_without_end)
+{
+    enum { LINE_BYTES = 60000 };
+    static char line[LINE_BYTES];
+    struct server *s = server_start(NULL);
+    struct client *c = client_connect(s);
+    client_printf(c, "POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;");
+    client_send(c, memset(line, 'x', sizeof line), sizeof line);
+    process_pause_ms(200);
+    double begin = process_now_s(), cpu_s = server_cpu_s(s);
+    process_pause_ms(1500);
+    cpu_s = server_cpu_s(s) - cpu_s;
+    cr_expect(cpu_s < 0.05 * server_slowness() * (process_now_s() - begin),
+              "%.2f s of CPU time for nothing", cpu_s);
+    expect_digit(http_post(s, "/classify", "application/octet-stream", digit_pixels(4), 784), 4, 5,
+                 "beside it");
+    const char *last = client_read_all(c);
+    cr_expect(strncmp(last, "HTTP/1.1 408 ", 13) == 0, "%s", last);
+    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 20), "it is still there");
+    client_close(c);
+    server_stop(s);
+}
+
 /* Answers pile up in front of a client that does not read; it goes the way of the silent ones. */
 Test(slow, a_client_that_does_not_read)
 {
