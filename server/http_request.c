@@ -27,7 +27,9 @@
 #include <string.h>
 #include <strings.h>
 
-#define SHORT_BODY (32u << 10)
+#define SHORT_BODY         (32u << 10)
+#define FIELD_BYTES        64u /* the library's note of a header field or a query argument */
+#define REPLY_HEADER_BYTES 1024u
 
 static struct conn *conn_of(struct request *rq)
 {
@@ -295,6 +297,19 @@ static void reset(struct conn *c)
     atomic_store(&c->received, 0);
 }
 
+/* Whether the header has left too little of the connection's memory for the library to make a
+ * reply's header in: it would close the connection without a word. */
+static bool leaves_no_room(const struct conn *c)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c->con, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    int fields =
+        MHD_get_connection_values_n(c->con, MHD_HEADER_KIND | MHD_GET_ARGUMENT_KIND, NULL, NULL);
+
+    return info && info->header_size + (size_t)fields * FIELD_BYTES + REPLY_HEADER_BYTES >
+                       CONNECTION_MEMORY_BYTES;
+}
+
 /* The first call for a request. */
 static enum MHD_Result begin(struct conn *c, const char *method, const char *version)
 {
@@ -314,6 +329,11 @@ static enum MHD_Result begin(struct conn *c, const char *method, const char *ver
         no_memory(rq);
         c->close = true;
         return http_send(c);
+    }
+    if (leaves_no_room(c)) {
+        reply_error(rq, 431, "header_too_large", "the request header is too large");
+        conn_cut(c, "the request header is too large");
+        return MHD_NO;
     }
     if (head.status == 0 && !rq->method) {
         head.status = 501;

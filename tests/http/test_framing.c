@@ -356,3 +356,36 @@ Test(framing, garbage_does_not_flood_the_log)
               server_log(s) + before);
     server_stop(s);
 }
+
+/* Up to the last byte of the memory that a connection has for its header, and beyond. */
+Test(framing, headers_about_as_large_as_they_may_be)
+{
+    enum { MOST = 33200 };
+    static char field[MOST + 1];
+    struct server *s = server_start(NULL);
+    int accepted = 0, refused = 0;
+    memset(field, 'x', MOST);
+    for (int len = 31000; len <= MOST; len += 100) {
+        for (int post = 0; post < 2; post++) {
+            struct client *c = client_connect(s);
+            struct body b = {0};
+            body_printf(&b, "%s /%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sX: ",
+                        post ? "POST" : "GET", post ? "classify" : "livez",
+                        post ? "Content-Length: 0\r\n" : "");
+            body_add(&b, field, (size_t)len);
+            body_printf(&b, "\r\n\r\n");
+            client_send(c, b.bytes, b.len);
+            const char *text = client_read_all(c);
+            int status = strncmp(text, "HTTP/1.1 ", 9) == 0 ? atoi(text + 9) : 0;
+            bool is_taken = status == (post ? 400 : 200);
+            cr_expect(is_taken || status == 431, "%d bytes, %s: %s", len, post ? "POST" : "GET",
+                      text);
+            accepted += is_taken;
+            refused += status == 431;
+            client_close(c);
+        }
+    }
+    cr_expect(accepted > 0 && refused > 0, "%d accepted, %d refused", accepted, refused);
+    cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 20));
+    server_stop(s);
+}
