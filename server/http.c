@@ -13,6 +13,7 @@
 #include "server/config.h"
 #include "server/http_conn.h"
 #include "server/log.h"
+#include "server/metrics.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +27,8 @@
 #define LAST_REPLIES_NS 500000000u
 #define LAST_QUIET_NS   20000000u
 
-/* Clients cause most messages, by going away; those of our own troubles are rare and matter. */
+/* Clients cause most messages, by going away; those of our own troubles are rare and matter. One is
+ * the only word of a request that the library refuses before it calls any handler. */
 __attribute__((format(printf, 2, 0))) static void library_message(void *cls, const char *format,
                                                                   va_list args)
 {
@@ -36,6 +38,8 @@ __attribute__((format(printf, 2, 0))) static void library_message(void *cls, con
                    (strncmp(format, "Failed to", 9) == 0 && strncmp(format + 10, "send", 4) != 0 &&
                     strncmp(format + 10, "parse", 5) != 0);
 
+    if (strncmp(format, "Error processing request", 24) == 0)
+        metrics_rejected(h->app->metrics, REJECT_MALFORMED);
     if (!atomic_load(&h->stopping))
         log_limitedv(h->app->log, trouble ? LOG_WARN : LOG_DEBUG, format, args);
 }

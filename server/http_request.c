@@ -343,6 +343,7 @@ static enum MHD_Result begin(struct conn *c, const char *method, const char *ver
         head.status = gate_framing_end(&head.framing, method, version, c->uri, &head.why);
     if (head.status) {
         rq->method = rq->method ? rq->method : METHOD_OTHER;
+        metrics_rejected(rq->app->metrics, REJECT_MALFORMED);
         reply_error(rq, head.status, framing_code(head.status), "%s", head.why);
         c->close = true;
         return http_send(c);

@@ -34,6 +34,7 @@ enum metrics_reason {
     REJECT_CONNECTIONS,
     REJECT_MEMORY,
     REJECT_SLOW_CLIENT,
+    REJECT_MALFORMED,
     REJECT_COUNT
 };
 void metrics_rejected(struct metrics *m, enum metrics_reason reason);

@@ -141,7 +141,8 @@ static void http_families(struct text *t, struct metrics *m)
         [REJECT_QUEUE_FULL] = "queue_full", [REJECT_DEADLINE] = "deadline",
         [REJECT_TOO_LARGE] = "too_large",   [REJECT_DRAINING] = "draining",
         [REJECT_NOT_READY] = "not_ready",   [REJECT_CONNECTIONS] = "connections",
-        [REJECT_MEMORY] = "memory",         [REJECT_SLOW_CLIENT] = "slow_client"};
+        [REJECT_MEMORY] = "memory",         [REJECT_SLOW_CLIENT] = "slow_client",
+        [REJECT_MALFORMED] = "malformed"};
     metrics_family(t, "convd_rejected_total", "counter", "Requests and connections turned away.");
     for (size_t i = 0; i < REJECT_COUNT; i++)
         sample(t, "convd_rejected_total", "reason", reasons[i], (int64_t)get(&m->rejected[i]));

@@ -389,3 +389,29 @@ Test(framing, headers_about_as_large_as_they_may_be)
     cr_expect(http_metric_wait(s, "convd_inflight_requests", 1, 1, 20));
     server_stop(s);
 }
+
+/* Once each, whoever refuses them. (What ends before the library finds a method it only drops.) */
+Test(framing, malformed_requests_are_counted)
+{
+    static const char *const refused[] = {
+        "GET /livez\r\n\r\n",
+        "GET /livez HTTP/1.1\r\n\r\n",
+        "GET /livez HTTP/2.0\r\nHost: x\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+        POST "\r\n",
+        POST "Transfer-Encoding: chunked\r\n\r\nx\r\n",
+    };
+    struct server *s = server_start(NULL);
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        struct client *c = client_connect(s);
+        client_send(c, refused[i], strlen(refused[i]));
+        client_read_all(c);
+        client_close(c);
+        cr_expect_eq(http_metric(s, "convd_rejected_total{reason=\"malformed\"}"), i + 1, "%s",
+                     refused[i]);
+    }
+    cr_expect_eq(http_get(s, "/nothing")->status, 404);
+    cr_expect_eq(http_metric(s, "convd_rejected_total{reason=\"malformed\"}"),
+                 sizeof refused / sizeof *refused, "a request for nothing is well-formed");
+    server_stop(s);
+}
