@@ -141,14 +141,14 @@ static enum request_method method_of(const char *name)
     return 0;
 }
 
-/* Milliseconds as text -> nanoseconds, at most max_ns; 0 when it is not a positive number. */
+/* Milliseconds as text -> nanoseconds, at most max_ns; 0 when it is not a whole number above 0. */
 static uint64_t parse_timeout(const char *text, uint64_t max_ns)
 {
     uint64_t ms = 0;
 
-    if (!*text || strlen(text) > 18 || strspn(text, "0123456789") != strlen(text))
+    if (!*text || strspn(text, "0123456789") != strlen(text))
         return 0;
-    for (; *text; text++)
+    for (; *text && ms <= max_ns; text++)
         ms = ms * 10 + (uint64_t)(*text - '0');
     return ms > max_ns / 1000000u ? max_ns : ms * 1000000u;
 }
@@ -247,7 +247,8 @@ static bool refuse_body(struct request *rq, struct conn *c, const struct head *h
 
     if (head->timeout &&
         (c->timeout_ns = parse_timeout(head->timeout, rq->app->config->request_timeout_ns)) == 0) {
-        reply_error(rq, 400, "bad_timeout", "X-Request-Timeout-Ms must be a positive number");
+        reply_error(rq, 400, "bad_timeout",
+                    "X-Request-Timeout-Ms must be a whole number of milliseconds, 1 or more");
         return true;
     }
     if (head->framing.content_length > rq->app->config->max_body) {

@@ -606,7 +606,9 @@ Test(bad_input, options)
         {"/classify", "X-Request-Timeout-Ms: -5\r\n", 400, "bad_timeout"},
         {"/classify", "X-Request-Timeout-Ms: 0\r\n", 400, "bad_timeout"},
         {"/classify", "X-Request-Timeout-Ms: 1.5\r\n", 400, "bad_timeout"},
-        {"/classify", "X-Request-Timeout-Ms: 99999999999999999999\r\n", 400, "bad_timeout"},
+        {"/classify", "X-Request-Timeout-Ms: 99999999999999999999x\r\n", 400, "bad_timeout"},
+        {"/classify", "X-Request-Timeout-Ms:\r\n", 400, "bad_timeout"},
+        {"/classify", "X-Request-Timeout-Ms: +5\r\n", 400, "bad_timeout"},
         {"/classify/nothing", "", 404, "model_not_found"},
         {"/classify/lenet5/7", "", 404, "model_not_found"},
     };
