@@ -251,12 +251,14 @@ static enum pixels_verdict read_files(struct reader *r)
         int byte = pixels_skip_space(&r->c);
         if (byte != '"') {
             bool value = byte > 0 && strchr("[{-0123456789tfn", byte) != NULL;
-            bool empty = byte == ']' && r->out->file_count == 0;
-            return value || empty
-                       ? pixels_refuse(r->why, PIXELS_BAD_REQUEST,
-                                       "byte %zu: \"images\" must be a list of base64 strings",
-                                       offset_of(r))
-                       : bad_json(r, offset_of(r));
+            if (byte == ']' && r->out->file_count == 0) {
+                return pixels_refuse(r->why, PIXELS_SHAPE, "byte %zu: an empty list of images",
+                                     offset_of(r));
+            }
+            return value ? pixels_refuse(r->why, PIXELS_BAD_REQUEST,
+                                         "byte %zu: \"images\" must be a list of base64 strings",
+                                         offset_of(r))
+                         : bad_json(r, offset_of(r));
         }
         if (r->out->file_count == r->max_images) {
             return pixels_refuse(r->why, PIXELS_SHAPE, "more than %u images in one request",

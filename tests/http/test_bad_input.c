@@ -371,7 +371,7 @@ Test(bad_input, json)
         {"pixels is a number", JSON, text("{\"pixels\":1}"), 400, "bad_request"},
         {"pixels is null", JSON, text("{\"pixels\":null}"), 400, "bad_request"},
         {"image is a list", JSON, text("{\"image\":[1]}"), 400, "bad_request"},
-        {"images is empty", JSON, text("{\"images\":[]}"), 400, "bad_request"},
+        {"images is empty", JSON, text("{\"images\": [ ]}"), 422, "shape_mismatch"},
         {"images of numbers", JSON, text("{\"images\":[1,2]}"), 400, "bad_request"},
         {"a string among pixels", JSON, pixels_with("\"0\""), 400, "bad_request"},
         {"an object among pixels", JSON, pixels_with("{}"), 400, "bad_request"},
