@@ -68,6 +68,15 @@ static bool is_octets(const char *content_type)
     return len == 0 || (len == sizeof name - 1 && strncasecmp(content_type, name, len) == 0);
 }
 
+/* "application/json" and the types that end in "+json". */
+static bool is_json(const char *content_type)
+{
+    static const char name[] = "application/json", suffix[] = "+json";
+    size_t len = strcspn(content_type, " ;\t"), end = sizeof suffix - 1;
+    return (len == sizeof name - 1 && strncasecmp(content_type, name, len) == 0) ||
+           (len > end && strncasecmp(content_type + len - end, suffix, end) == 0);
+}
+
 static char first_visible(const char *bytes, size_t len)
 {
     for (size_t i = 0; i < len; i++) {
@@ -160,6 +169,9 @@ static bool take_apart(struct classify_body *b, const char *content_type, const 
     if (first == '[') {
         return refuse(fault, 400, "bad_json",
                       "the JSON must be an object such as {\"pixels\": [...]}, not an array");
+    }
+    if (foreign_format(bytes, len) == NULL && is_json(content_type)) {
+        return refuse(fault, 400, "bad_json", "the body is not a JSON object");
     }
     if (octets && content_type[0] != '\0' && foreign_format(bytes, len) == NULL) {
         return refuse(fault, 422, "shape_mismatch",

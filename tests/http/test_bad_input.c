@@ -352,7 +352,13 @@ Test(bad_input, json)
 {
 #define JSON "application/json"
     const struct bad rows[] = {
-        {"white space", JSON, text(" \n"), 415, "unsupported_image_format"},
+        {"white space", JSON, text(" \n"), 400, "bad_json"},
+        {"a number", JSON, text("7"), 400, "bad_json"},
+        {"a string", "application/vnd.x+json; charset=utf-8", text("\"x\""), 400, "bad_json"},
+        {"null", JSON, text("null"), 400, "bad_json"},
+        {"words", JSON, text("pixels: [1]"), 400, "bad_json"},
+        {"UTF-16", JSON, {(unsigned char *)"\xFF\xFE{\0", 4}, 400, "bad_json"},
+        {"a GIF, announced as JSON", JSON, text("GIF89a"), 415, "unsupported_image_format"},
         {"an open brace", JSON, text("{"), 400, "bad_json"},
         {"cut short", JSON, cut(pixels_with("0"), 500), 400, "bad_json"},
         {"trailing bytes", JSON, text("{\"image\":\"aGVsbG8=\"} x"), 400, "bad_json"},
