@@ -45,12 +45,27 @@ static enum pixels_verdict bad_json(const struct reader *r, size_t offset)
 
 /* ---------------------------------------------------------------- pixels */
 
+static size_t flat_count(const struct reader *r)
+{
+    return (size_t)r->height * r->width * r->channels;
+}
+
+/* Puts what is accepted behind what is wrong with an array's form. */
+static enum pixels_verdict name_shapes(const struct reader *r)
+{
+    size_t len = strlen(r->why->text);
+    snprintf(r->why->text + len, sizeof r->why->text - len,
+             "; [H][W], [H][W][C], [N][H][W][C] with 1 or 3 channels, or %zu numbers are accepted",
+             flat_count(r));
+    return PIXELS_SHAPE;
+}
+
 /* What a pixel array's extents mean, for a model's input. */
 static enum pixels_verdict interpret(const struct reader *r, const struct pixels_numbers *n)
 {
     struct pixels_array *p = &r->out->pixels;
     const size_t *e = n->extent;
-    size_t flat = (size_t)r->height * r->width * r->channels;
+    size_t flat = flat_count(r);
     size_t shape[4] = {1, 0, 0, 1}; /* N H W C */
     switch (n->rank) {
     case 1:
@@ -72,10 +87,9 @@ static enum pixels_verdict interpret(const struct reader *r, const struct pixels
         break;
     }
     if (shape[3] != 1 && shape[3] != 3) {
-        return pixels_refuse(r->why, PIXELS_SHAPE,
-                             "an array of %zu x %zu pixels with %zu channels; [H][W], [H][W][C], "
-                             "[N][H][W][C] with 1 or 3 channels, or %zu numbers are accepted",
-                             shape[1], shape[2], shape[3], flat);
+        pixels_refuse(r->why, PIXELS_SHAPE, "an array of %zu x %zu pixels with %zu channels",
+                      shape[1], shape[2], shape[3]);
+        return name_shapes(r);
     }
     if (shape[0] > r->max_images) {
         return pixels_refuse(r->why, PIXELS_SHAPE,
@@ -105,7 +119,7 @@ static enum pixels_verdict read_pixels(struct reader *r)
     struct pixels_numbers numbers;
     enum pixels_verdict verdict = pixels_scan_array(&r->c, (size_t)most, &numbers, r->why);
     if (verdict != PIXELS_OK) {
-        return verdict;
+        return verdict == PIXELS_SHAPE ? name_shapes(r) : verdict;
     }
     verdict = interpret(r, &numbers);
     if (verdict != PIXELS_OK) {

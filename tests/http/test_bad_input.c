@@ -78,12 +78,35 @@ struct bad {
     const char *code; /* NULL: any */
 };
 
+/* What an error's message must tell for the client to know what to do. */
+static void expect_helpful(const struct response *r, const char *what)
+{
+    static const struct {
+        const char *code, *word, * or ;
+    } rows[] = {
+        {"bad_json", "byte ", " object"},
+        {"bad_number", "byte ", "byte "},
+        {"shape_mismatch", "784", "images"},
+        {"unsupported_image_format", "JPEG, PNG or BMP", "JPEG, PNG and BMP"},
+        {"value_out_of_range", "255", "255"},
+    };
+    json_t *error = json_object_get(response_json(r), "error");
+    const char *code = json_string_value(json_object_get(error, "code"));
+    const char *message = json_string_value(json_object_get(error, "message"));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        cr_expect(strcmp(code, rows[i].code) != 0 || strstr(message, rows[i].word) != NULL ||
+                      strstr(message, rows[i].or) != NULL,
+                  "%s: nothing about %s: %s", what, rows[i].word, message);
+}
+
 static void run(struct server *s, const struct bad *rows, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
-        response_expect_error(
-            http_post(s, "/classify", rows[i].type, rows[i].body.bytes, rows[i].body.len),
-            rows[i].status, rows[i].code, rows[i].what);
+    for (size_t i = 0; i < count; i++) {
+        const struct response *r =
+            http_post(s, "/classify", rows[i].type, rows[i].body.bytes, rows[i].body.len);
+        response_expect_error(r, rows[i].status, rows[i].code, rows[i].what);
+        expect_helpful(r, rows[i].what);
+    }
     struct data png = data_read("digit-0.png");
     expect_digit(http_post(s, "/classify", NULL, png.bytes, png.len), 0, 5, "afterwards");
 }
