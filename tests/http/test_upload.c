@@ -95,6 +95,20 @@ Test(upload, a_million_chunks)
     server_stop(s);
 }
 
+/* Its last chunk is its first. */
+Test(upload, empty_and_chunked)
+{
+    struct server *s = server_start(NULL);
+    struct client *c = client_connect(s);
+    send_head(c, "Transfer-Encoding: chunked\r\n");
+    client_printf(c, "0\r\n\r\n");
+    response_expect_error(client_read(c, false), 400, "empty_body", "no chunk");
+    send_head(c, "Content-Encoding: gzip\r\nContent-Length: 0\r\n");
+    response_expect_error(client_read(c, false), 400, "empty_body", "gzip of nothing");
+    client_close(c);
+    server_stop(s);
+}
+
 Test(upload, byte_by_byte)
 {
     struct server *s = server_start(NULL);
@@ -157,6 +171,42 @@ Test(upload, far_too_large_is_cut)
     response_expect_error(client_read(c, false), 413, "body_too_large", "9 GB");
     cr_expect(client_at_end(c, 20));
     client_close(c);
+
+    /* Chunks do not announce their sum: they are read up to 64 MiB. */
+    size_t len = 1 << 20;
+    int sent = 0;
+    struct body b = {0};
+    body_printf(&b, "%zx\r\n", len);
+    body_add(&b, data_alloc(len), len);
+    body_printf(&b, "\r\n");
+    c = client_connect(s);
+    send_head(c, "Transfer-Encoding: chunked\r\n");
+    while (sent < 200 && client_send(c, b.bytes, b.len))
+        sent++;
+    cr_expect(sent >= 60 && sent < 100, "%d MiB were taken", sent);
+    response_expect_error(client_read(c, false), 413, "body_too_large", "too many chunks");
+    cr_expect(client_at_end(c, 20));
+    client_close(c);
+    server_stop(s);
+}
+
+/* What is beyond the limit is thrown away, and what had come until then as well: it does not keep
+ * others from sending theirs. */
+Test(upload, a_body_that_grows_too_large_gives_its_memory_back)
+{
+    struct server *s = server_start_with("--max-body", "900K", "--max-queue-bytes", "1M");
+    size_t len = 1000000, part = 300000;
+    char *bytes = data_alloc(len);
+    struct client *c = client_connect(s);
+    send_head(c, "Transfer-Encoding: chunked\r\n");
+    client_printf(c, "%zx\r\n", 2 * len);
+    client_send(c, bytes, len);
+    cr_assert(http_metric_wait(s, "convd_rejected_total{reason=\"too_large\"}", 1, 1, 20));
+    response_expect_error(http_post(s, "/classify", NULL, bytes, part), 415, NULL, "beside it");
+    client_send(c, bytes, len);
+    client_printf(c, "\r\n0\r\n\r\n");
+    response_expect_error(client_read(c, false), 413, "body_too_large", "afterwards");
+    client_close(c);
     server_stop(s);
 }
 
@@ -202,7 +252,8 @@ Test(upload, compressed_bodies)
     struct data corrupt = pack(pixels, 784, 31), checksum = pack(pixels, 784, 31);
     corrupt.bytes[20] ^= 0x55;
     checksum.bytes[checksum.len - 6] ^= 1;
-    struct data cut = {gzip.bytes, gzip.len / 2};
+    struct data cut = {gzip.bytes, gzip.len / 2}, more = {data_alloc(gzip.len + 4), gzip.len + 4};
+    memcpy(more.bytes, gzip.bytes, gzip.len);
     size_t bomb_len = 30000000;
     struct data bomb = pack(data_alloc(bomb_len), bomb_len, 31);
     cr_assert(bomb.len < 100000);
@@ -214,6 +265,7 @@ Test(upload, compressed_bodies)
     } rows[] = {
         {"corrupt gzip", "Content-Encoding: gzip\r\n", corrupt, 400, "corrupt_encoding"},
         {"wrong checksum", "Content-Encoding: gzip\r\n", checksum, 400, "corrupt_encoding"},
+        {"gzip and more", "Content-Encoding: gzip\r\n", more, 400, "corrupt_encoding"},
         {"half a gzip", "Content-Encoding: gzip\r\n", cut, 400, "corrupt_encoding"},
         {"not gzip", "Content-Encoding: gzip\r\n", zlib, 400, "corrupt_encoding"},
         {"a bomb", "Content-Encoding: gzip\r\n", bomb, 413, "body_too_large"},
