@@ -581,7 +581,7 @@ Test(bad_input, names_of_files)
 Test(bad_input, variants_are_accepted)
 {
     struct data photo = data_read("paper-8.jpg"), png = data_read("digit-3.png");
-    struct file cmyk = {0}, chunks = {0};
+    struct file cmyk = {0}, chunks = {0}, clear = {0};
     struct file bits = jpeg_bits("10"
                                  "101000"
                                  "0"
@@ -615,7 +615,12 @@ Test(bad_input, variants_are_accepted)
     put(&chunks, png.bytes + 33, png.len - 33 - 12);
     png_chunk(&chunks, "fdAT", "\0\0\0\1abc", 7);
     put(&chunks, png.bytes + png.len - 12, 12);
+    /* One shade of grey that is transparent. */
+    put(&clear, png.bytes, 33);
+    png_chunk(&clear, "tRNS", "\0\1", 2);
+    put(&clear, png.bytes + 33, png.len - 33);
     struct server *s = server_start(NULL);
+    expect_digit(http_post(s, "/classify", NULL, clear.p, clear.len), 3, 5, "tRNS");
     cr_expect_eq(http_post(s, "/classify", NULL, cmyk.p, cmyk.len)->status, 200, "CMYK");
     cr_expect_eq(http_post(s, "/classify", NULL, simple.p, simple.len)->status, 200, "progressive");
     expect_digit(http_post(s, "/classify", NULL, turned.p, turned.len), 8, 5, "Exif");
