@@ -53,10 +53,17 @@ static void expect_early(const struct server *proxy, const struct early *e)
     struct client *c = client_connect(proxy);
     client_printf(c, "%s %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %zu\r\n\r\n", e->method,
                   e->target, e->headers, e->len);
-    client_send(c, body, e->len);
+    /* Who asks to be told before the body is sent waits for it: what is sent to a connection that
+     * is closed after the answer may take the answer with it. */
+    bool waits = strstr(e->headers, "100-continue") != NULL;
+    if (!waits)
+        client_send(c, body, e->len);
     const struct response *r = client_read(c, false);
-    if (r != NULL && r->status == 100) /* the proxy's own */
+    if (r != NULL && r->status == 100) { /* the proxy's own */
+        if (waits)
+            client_send(c, body, e->len);
         r = client_read(c, false);
+    }
     response_expect_error(r, e->status, e->code, what);
     /* On a machine that stalls the reading of the body may end before it does, with a last word. */
     if (strstr(r->body, "the body took too long") == NULL) {
